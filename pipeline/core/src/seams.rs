@@ -1,0 +1,143 @@
+//! The four seams of the line. Async ones return boxed futures, so that they can be trait objects without a runtime here.
+
+use crate::{
+    Batch, CheckpointDelta, Claim, Envelope, Fault, Features, Hold, Inference, Inferred, Media, ModelSpec,
+    Payload, Prepared, Rejection,
+};
+use std::future::Future;
+use std::pin::Pin;
+
+/// A future that can be a trait object's answer.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A partition that the group gave to this source, not yet read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The partition.
+    pub partition: i32,
+    /// Where to start if nobody ever claimed it: a concrete offset, resolved from the watermarks.
+    pub first_offset: i64,
+}
+
+/// A partition that the sink gave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The partition.
+    pub partition: i32,
+    /// The stamp for every record read from now on.
+    pub claim: Claim,
+    /// The position to read from.
+    pub position: i64,
+}
+
+/// What a source has to say.
+#[derive(Debug)]
+pub enum Event {
+    /// Records, in the order of each partition.
+    Records(Vec<Envelope<Payload>>),
+    /// Partitions to be claimed and then handed to [`Source::start`]. Also after [`Source::reclaim`].
+    Assigned(Vec<Assignment>),
+    /// Partitions that go to somebody else. What is in the line may still be written; drop `flushed` once it is. The source
+    /// waits for that at most two seconds.
+    Revoked {
+        /// The partitions.
+        partitions: Vec<i32>,
+        /// Dropped when flushed.
+        flushed: Hold,
+    },
+    /// Partitions that are gone already. What is in the line will be fenced: drop it.
+    Lost(Vec<i32>),
+    /// Everything before `position` was read, and there is no record left now.
+    EndOfPartition {
+        /// The partition.
+        partition: i32,
+        /// Whose reading it was.
+        claim: Claim,
+        /// Next offset to read.
+        position: i64,
+        /// Records polled under `claim`.
+        ordinal: u64,
+    },
+    /// The stored position is not in the topic (any more): records were lost to retention, or the topic was made anew.
+    OutOfRange {
+        /// The partition.
+        partition: i32,
+        /// The position that was asked for.
+        position: i64,
+        /// First and next offset that the topic has.
+        available: (i64, i64),
+    },
+    /// Nothing will follow: the source was asked to stop.
+    End,
+}
+
+/// Where records come from. Shared by the intake (`next`, `start`, `reclaim`) and the end of the line (`commit`).
+pub trait Source: Send + Sync {
+    /// The next event. Waits until there is one. Called by one task at a time. A systemic fault may be followed by events.
+    fn next(&self) -> BoxFuture<'_, Result<Event, Fault>>;
+    /// Starts reading claimed partitions at their positions. Those revoked in the meantime are ignored.
+    fn start(&self, claimed: Vec<Claimed>) -> BoxFuture<'_, Result<(), Fault>>;
+    /// Stops reading these partitions and announces them again by [`Event::Assigned`], if they still belong to this source.
+    fn reclaim(&self, partitions: Vec<i32>) -> BoxFuture<'_, Result<(), Fault>>;
+    /// Tells the broker how far we are. Advisory, for lag dashboards; never waits, never fails.
+    fn commit(&self, delta: &CheckpointDelta);
+    /// Asks for the end: no more records, then [`Event::End`].
+    fn stop(&self);
+}
+
+/// What became of a write.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Partitions of the batch that belong to somebody else (or stand elsewhere) and were left out.
+    pub fenced: Vec<i32>,
+    /// Records by outcome as written, duplicates counted as skipped: results, rejected, skipped, deferred.
+    pub outcomes: [u64; 4],
+}
+
+/// Where results go.
+pub trait Sink: Send + Sync {
+    /// Takes ownership of partitions and tells where each continues.
+    fn claim(&self, wanted: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Claimed>, Fault>>;
+    /// Writes all of the batch whose claims still hold, in one transaction. Safe to call again with the same batch after any
+    /// fault: positions are compared, so what is already there is recognised.
+    fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>>;
+}
+
+/// Prepares media for a model. Pure and synchronous; each worker of the crew has its own fork.
+///
+/// ```
+/// # use spawn_core::{Media, Prepared, Rejection, Stage};
+/// fn prepare(stage: &mut dyn Stage, media: &Media) -> Result<Prepared, Rejection> {
+///     let _bytes = stage.footprint(media)?; // reserve this much memory, then
+///     stage.process(media)
+/// }
+/// ```
+pub trait Stage: Send + Sync {
+    /// Canonical text of everything that changes the output: name, version, settings. Part of [`crate::Provenance`].
+    fn spec(&self) -> &str;
+    /// Most bytes that [`Stage::process`] will hold at once for this media, from its header alone. Checks the limits on pixels and
+    /// seconds before anything is decoded.
+    fn footprint(&self, media: &Media) -> Result<usize, Rejection>;
+    /// Decodes and prepares. A refused record leaves the stage usable.
+    fn process(&mut self, media: &Media) -> Result<Prepared, Rejection>;
+    /// A worker of its own, with its own buffers.
+    fn fork(&self) -> Box<dyn Stage>;
+}
+
+/// Runs a model. Lives on one thread.
+pub trait Model: Send {
+    /// What it is.
+    fn spec(&self) -> &ModelSpec;
+    /// One call: pads the chunks to the longest, runs, returns one inference per chunk, in order. At most
+    /// [`ModelSpec::chunks_max`] chunks. A fault of class `Batch` may be one chunk's fault, of class `Resource` asks for less.
+    fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Inference>, Fault>;
+}
+
+/// So that tests and single calls can use a stage without knowing memory budgets.
+impl dyn Stage {
+    /// Header check, then process.
+    pub fn check_and_process(&mut self, media: &Media) -> Result<Prepared, Rejection> {
+        self.footprint(media)?;
+        self.process(media)
+    }
+}
