@@ -79,7 +79,7 @@ impl<T> Envelope<T> {
         Envelope { record: self.record, job: self.job, body: self.body.try_map(f), holds: self.holds }
     }
 
-    /// Takes the work out, leaving the rest to be joined again with [`Envelope::try_map`] on `Envelope<()>`.
+    /// Takes the work out, leaving the rest to be put together again by [`Envelope::join`].
     pub fn split(self) -> (Envelope<()>, Option<T>) {
         let (body, work) = match self.body {
             Body::Work(work) => (Body::Work(()), Some(work)),
@@ -89,6 +89,15 @@ impl<T> Envelope<T> {
             Body::Delete => (Body::Delete, None),
         };
         (Envelope { record: self.record, job: self.job, body, holds: self.holds }, work)
+    }
+}
+
+impl Envelope<()> {
+    /// Puts back what became of the work that [`Envelope::split`] took out; `None` for an envelope that had none.
+    pub fn join<U, E: Into<Refusal>>(self, done: Option<Result<U, E>>) -> Envelope<U> {
+        self.try_map(|()| {
+            done.expect("an envelope with work is joined with what became of it. This is a bug.")
+        })
     }
 }
 

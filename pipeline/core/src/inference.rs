@@ -1,6 +1,6 @@
 //! What a model makes of a chunk, and where a vector came from.
 
-use crate::{ContentHash, Features, MediaFacts, Modality};
+use crate::{ContentHash, MediaFacts, Modality};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ pub struct ModelSpec {
     pub pooling: Pooling,
     /// Most chunks in one call.
     pub chunks_max: usize,
-    /// Most padded cost in one call: chunks times the longest [`Features::length`] among them.
+    /// Most padded cost in one call: chunks times the longest [`crate::Features::length`] among them.
     pub padded_cost_max: usize,
 }
 
@@ -135,8 +135,8 @@ impl ModelSpec {
     }
 
     /// Whether one more chunk of `length` fits a call that has `chunks` of at most `longest`.
-    pub fn fits(&self, chunks: usize, longest: usize, one_more: &Features) -> bool {
-        let longest = longest.max(one_more.length());
+    pub fn fits(&self, chunks: usize, longest: usize, length: usize) -> bool {
+        let longest = longest.max(length);
         chunks == 0
             || (chunks < self.chunks_max && self.padded_cost(chunks + 1, longest) <= self.padded_cost_max)
     }

@@ -131,6 +131,8 @@ pub trait Model: Send {
     /// One call: pads the chunks to the longest, runs, returns one inference per chunk, in order. At most
     /// [`ModelSpec::chunks_max`] chunks. A fault of class `Batch` may be one chunk's fault, of class `Resource` asks for less.
     fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Inference>, Fault>;
+    /// Is the model itself healthy? Runs its golden input and compares. Asked before a record is blamed for a failed call.
+    fn control(&mut self) -> Result<(), Fault>;
 }
 
 /// So that tests and single calls can use a stage without knowing memory budgets.

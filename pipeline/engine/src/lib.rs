@@ -1,1 +1,47 @@
-//! placeholder
+//! The line: a straight pipeline that keeps order, in which progress travels with the data.
+//!
+//! One [`Pipeline`] reads one topic and fills one generation of rows. Each verb of its trunk is one file here and one task at
+//! run time; between two verbs lies a short bounded channel, so the slowest verb sets the pace of all.
+//!
+//! # Layout, in the order of the flow
+//!
+//! - [`pipeline`]: the trunk
+//! - [`intake`]: events of the source -> entries; claims partitions; the gate of the raw bytes
+//! - [`fetch`]: payload -> media, parallel, order kept
+//! - [`admit`]: the gate of the decoded bytes
+//! - [`prepare`]: media -> features on the CPU crew, parallel, order kept
+//! - [`batcher`]: entries -> commit units
+//! - [`infer`]: commit unit -> model calls and back; [`bisect`]: what is done when a call fails
+//! - [`write`]: commit unit -> sink, then progress to the source
+//!
+//! Shared parts: [`ordered`] (parallel work, results in order), [`crew`] (CPU threads), [`device`] (the inference thread),
+//! [`budget`] (byte pools), [`claims`] (who owns what), [`meter`] and [`telemetry`].
+
+pub mod admit;
+pub mod batcher;
+pub mod bisect;
+pub mod budget;
+pub mod claims;
+pub mod crew;
+pub mod device;
+pub mod fetch;
+pub mod infer;
+pub mod intake;
+pub mod meter;
+pub mod ordered;
+pub mod pipeline;
+pub mod prepare;
+pub mod telemetry;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use batcher::UnitLimits;
+pub use budget::Budget;
+pub use crew::Crew;
+pub use device::{Device, DeviceHandle};
+pub use fetch::Fetch;
+pub use meter::{Meter, MeterReading, State};
+pub use pipeline::{Limits, Pipeline, Summary};
+pub use telemetry::Stats;

@@ -1,0 +1,63 @@
+//! The gate of the decoded bytes, entered in order before the crew.
+//!
+//! The stage tells from the header how much memory the media will need, and refuses what is over a limit before anything is decoded.
+
+use crate::budget::{Budget, Reservation};
+use crate::claims::Claims;
+use crate::fetch::Fetched;
+use crate::meter::{Meter, State};
+use spawn_core::{Entry, Rejection, Stage};
+use std::sync::Arc;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+/// Media that may be decoded.
+#[derive(Debug)]
+pub struct Decodable {
+    /// The bytes and their room.
+    pub fetched: Fetched,
+    /// Room for what they become.
+    pub decoded: Reservation,
+}
+
+/// Lets entries pass as memory allows. Stale ones are dropped here, before they cost any work.
+pub async fn admit(
+    mut entries: Receiver<Entry<Fetched>>,
+    out: Sender<Entry<Decodable>>,
+    stage: Box<dyn Stage>,
+    decoded: Budget,
+    claims: Claims,
+    meter: Arc<Meter>,
+) {
+    while let Some(entry) = meter.during(State::Starved, entries.recv()).await {
+        if !claims.is_current(entry.partition(), entry.claim()) {
+            continue;
+        }
+        let entry = match entry {
+            Entry::Mark(mark) => Entry::Mark(mark),
+            Entry::Item(envelope) => {
+                let (rest, work) = envelope.split();
+                let sized = work.map(|fetched| footprint(&*stage, &fetched).map(|bytes| (fetched, bytes)));
+                let decodable = match sized {
+                    Some(Ok((fetched, bytes))) => {
+                        let decoded = meter.during(State::Blocked, decoded.acquire(bytes)).await;
+                        Some(Ok(Decodable { fetched, decoded }))
+                    }
+                    Some(Err(rejection)) => Some(Err(rejection)),
+                    None => None,
+                };
+                meter.add_items(1);
+                Entry::Item(rest.join(decodable))
+            }
+        };
+        if meter.during(State::Blocked, out.send(entry)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn footprint(stage: &dyn Stage, fetched: &Fetched) -> Result<usize, Rejection> {
+    // Header parsers read hostile bytes: a panic in one is that record's end, not the line's.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.footprint(&fetched.media))).unwrap_or_else(
+        |panic| Err(Rejection::new("prepare", "stage.panic", crate::crew::panic_message(&*panic))),
+    )
+}

@@ -1,0 +1,115 @@
+//! The inference thread of a device. It owns the models of all pipelines and takes their calls oldest first.
+
+use crate::bisect::Careful;
+use crate::meter::thread_cpu;
+use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Rejection};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Calls that wait for the thread. Short: a formed call waits better as a growing commit unit.
+const CALLS_WAITING_MAX: usize = 4;
+
+/// One call's answer: per chunk an inference or the reason why that chunk has none.
+pub struct Answer {
+    /// In the order of the chunks.
+    pub results: Vec<Result<Inference, Rejection>>,
+    /// Time in the model.
+    pub took: Duration,
+    /// CPU time of the inference thread itself; intra-op helpers not included.
+    pub cpu: Duration,
+}
+
+struct Call {
+    model: Arc<str>,
+    chunks: Vec<Features>,
+    answer_tx: oneshot::Sender<Result<Answer, Fault>>,
+}
+
+/// The thread. Dropping it ends the thread after the calls it has.
+#[derive(Debug)]
+pub struct Device {
+    handle: Option<DeviceHandle>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Sends calls to a device.
+#[derive(Clone, Debug)]
+pub struct DeviceHandle {
+    calls_tx: mpsc::Sender<Call>,
+    specs: Arc<HashMap<Arc<str>, ModelSpec>>,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Call({}, {} chunks)", self.model, self.chunks.len())
+    }
+}
+
+impl Device {
+    /// Starts the thread `infer-<name>` with these models.
+    pub fn start(name: &str, models: Vec<Box<dyn Model>>) -> std::io::Result<Self> {
+        let models: HashMap<Arc<str>, Careful> =
+            models.into_iter().map(|model| (model.spec().name.clone(), Careful::new(model))).collect();
+        let specs = models.iter().map(|(name, model)| (name.clone(), model.spec().clone())).collect();
+        let (calls_tx, calls_rx) = mpsc::channel(CALLS_WAITING_MAX);
+        let thread = std::thread::Builder::new()
+            .name(format!("infer-{name}"))
+            .spawn(move || serve(models, calls_rx))?;
+        Ok(Self { handle: Some(DeviceHandle { calls_tx, specs: Arc::new(specs) }), thread: Some(thread) })
+    }
+
+    /// For pipelines and queries.
+    pub fn handle(&self) -> DeviceHandle {
+        self.handle.clone().expect("only taken on drop. This is a bug.")
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        drop(self.handle.take());
+        // Handles of pipelines that still run would keep the thread; whoever drops the device has drained them.
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            drop(self.thread.take().map(JoinHandle::join));
+        }
+    }
+}
+
+impl DeviceHandle {
+    /// The model's description, if the device has it.
+    pub fn spec(&self, model: &str) -> Option<&ModelSpec> {
+        self.specs.get(model)
+    }
+
+    /// One call; see [`Model::infer`]. Waits for a place in the queue, then for the answer.
+    pub async fn infer(&self, model: &Arc<str>, chunks: Vec<Features>) -> Result<Answer, Fault> {
+        let (answer_tx, answer_rx) = oneshot::channel();
+        let gone = || {
+            Fault::new(FaultClass::Operator, "model", "the inference thread ended; the process must restart")
+        };
+        self.calls_tx.send(Call { model: model.clone(), chunks, answer_tx }).await.map_err(|_| gone())?;
+        answer_rx.await.map_err(|_| gone())?
+    }
+}
+
+fn serve(mut models: HashMap<Arc<str>, Careful>, mut calls_rx: mpsc::Receiver<Call>) {
+    while let Some(Call { model, chunks, answer_tx }) = calls_rx.blocking_recv() {
+        if answer_tx.is_closed() {
+            continue;
+        }
+        let (started, cpu) = (Instant::now(), thread_cpu());
+        let answer = match models.get_mut(&model) {
+            None => {
+                Err(Fault::new(FaultClass::Operator, "model", format!("no model `{model}` on this device")))
+            }
+            Some(model) => {
+                let refs: Vec<&Features> = chunks.iter().collect();
+                model.infer(&refs)
+            }
+        };
+        let (took, cpu) = (started.elapsed(), thread_cpu().saturating_sub(cpu));
+        drop(answer_tx.send(answer.map(|results| Answer { results, took, cpu })));
+    }
+}

@@ -1,0 +1,60 @@
+//! Payloads become media: references are fetched in parallel, order is kept.
+
+use crate::budget::Reservation;
+use crate::intake::Admitted;
+use crate::meter::Meter;
+use crate::ordered::map_ordered;
+use crate::telemetry::Stats;
+use spawn_core::{BoxFuture, Entry, Envelope, Media, Payload, Refusal};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+/// Resolves payloads. Implemented outside, so that the line needs no HTTP client.
+pub trait Fetch: Send + Sync {
+    /// Most bytes the payload can turn out to have.
+    fn size_bound(&self, payload: &Payload) -> usize;
+    /// The bytes, or why there are none.
+    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>>;
+}
+
+/// Media with the room that its bytes occupy.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The bytes.
+    pub media: Media,
+    /// Their share of the raw pool.
+    pub raw: Reservation,
+}
+
+/// Fetches up to `window` payloads at once.
+pub async fn fetch_ordered(
+    entries: Receiver<Entry<Admitted>>,
+    out: Sender<Entry<Fetched>>,
+    fetch: Arc<dyn Fetch>,
+    window: usize,
+    meter: Arc<Meter>,
+    stats: Arc<Stats>,
+) {
+    map_ordered(entries, out, window, meter, move |envelope| {
+        let (fetch, stats) = (fetch.clone(), stats.clone());
+        async move { fetch_one(&*fetch, &stats, envelope).await }
+    })
+    .await;
+}
+
+async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted>) -> Envelope<Fetched> {
+    let (rest, work) = envelope.split();
+    let Some(Admitted { payload, mut raw }) = work else {
+        return rest.join(None::<Result<_, Refusal>>);
+    };
+    let started = Instant::now();
+    let hint = rest.job.media_type.clone();
+    let result = fetch.fetch(payload, hint).await.map(|media| {
+        let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
+        raw.shrink_to(media.bytes.len().max(kept));
+        Fetched { media, raw }
+    });
+    stats.stage_took("fetch", started.elapsed());
+    rest.join(Some(result))
+}

@@ -1,0 +1,258 @@
+//! Commit units become results: cut into model calls, put back into record order.
+//!
+//! Inside a unit the chunks are sorted by length, so that a call pads little. Calls of two units are under way at once: while one
+//! runs, the next is ready.
+
+use crate::device::DeviceHandle;
+use crate::intake::retry;
+use crate::meter::{Meter, State};
+use crate::prepare::Ready;
+use crate::telemetry::Stats;
+use spawn_core::{
+    Batch, Embedding, Envelope, Fault, FaultClass, Features, Inference, Inferred, ModelSpec, Pooling,
+    Provenance, Rejection,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::JoinHandle;
+
+/// Units in inference at once: one whose calls run, one whose calls are queued behind them.
+const UNITS_MAX: usize = 2;
+
+/// What the verb needs.
+#[derive(Clone)]
+pub struct Infer {
+    /// Where the model lives.
+    pub device: DeviceHandle,
+    /// The model.
+    pub spec: ModelSpec,
+    /// The stage's specification.
+    pub preparation: Arc<str>,
+    /// Time.
+    pub meter: Arc<Meter>,
+    /// Counts.
+    pub stats: Arc<Stats>,
+}
+
+impl Infer {
+    /// Runs until the input ends. A fault here means that the model cannot go on.
+    pub async fn run(
+        self,
+        mut units: Receiver<Batch<Ready>>,
+        out: Sender<Batch<Inferred>>,
+    ) -> Result<(), Fault> {
+        let mut running: VecDeque<JoinHandle<Result<Batch<Inferred>, Fault>>> = VecDeque::new();
+        let mut open = true;
+        while open || !running.is_empty() {
+            self.meter.enter(if running.is_empty() { State::Starved } else { State::Busy });
+            tokio::select! {
+                biased;
+                done = async { running.front_mut().expect("checked by the guard. This is a bug.").await }, if !running.is_empty() => {
+                    running.pop_front();
+                    let batch = done.map_err(|e| Fault::new(FaultClass::Operator, "model", format!("inference task: {e}")))??;
+                    self.meter.add_items(batch.envelopes.len() as u64);
+                    if self.meter.during(State::Blocked, out.send(batch)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                unit = units.recv(), if open && running.len() < UNITS_MAX => match unit {
+                    None => open = false,
+                    Some(unit) => {
+                        let infer = self.clone();
+                        running.push_back(tokio::spawn(async move { infer.unit(unit).await }));
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn unit(&self, unit: Batch<Ready>) -> Result<Batch<Inferred>, Fault> {
+        let mut chunks: Vec<Option<Features>> = Vec::new();
+        let mut waiting: Vec<(Envelope<()>, Option<Waiting>)> = Vec::with_capacity(unit.envelopes.len());
+        for envelope in unit.envelopes {
+            let (rest, work) = envelope.split();
+            let work = work.map(|Ready { mut prepared, content }| {
+                let count = prepared.chunks.len();
+                chunks.extend(prepared.chunks.drain(..).map(Some));
+                Waiting { count, facts: prepared.facts, content }
+            });
+            waiting.push((rest, work));
+        }
+        let mut results = self.call_all(&mut chunks).await?.into_iter();
+        let envelopes = waiting
+            .into_iter()
+            .map(|(rest, work)| rest.join(work.map(|w| self.join(w, &mut results))))
+            .collect();
+        Ok(Batch { envelopes, delta: unit.delta, flushed: unit.flushed })
+    }
+
+    /// Infers every chunk; the results lie in the chunks' order.
+    async fn call_all(
+        &self,
+        chunks: &mut [Option<Features>],
+    ) -> Result<Vec<Result<Inference, Rejection>>, Fault> {
+        let lengths: Vec<usize> = chunks.iter().map(|c| c.as_ref().map_or(0, Features::length)).collect();
+        let calls = plan(&lengths, &self.spec);
+        let answers = calls.iter().map(|call| {
+            let longest = call.iter().map(|i| lengths[*i]).max().unwrap_or(0);
+            let useful: usize = call.iter().map(|i| lengths[*i]).sum();
+            let padding = 1.0 - useful as f64 / (longest * call.len()).max(1) as f64;
+            let features: Vec<Features> = call.iter().filter_map(|i| chunks[*i].take()).collect();
+            self.call(features, padding)
+        });
+        let answers = futures::future::try_join_all(answers.collect::<Vec<_>>()).await?;
+        let mut results: Vec<Option<Result<Inference, Rejection>>> =
+            (0..lengths.len()).map(|_| None).collect();
+        for (call, answer) in calls.iter().zip(answers) {
+            call.iter().zip(answer).for_each(|(i, result)| results[*i] = Some(result));
+        }
+        Ok(results.into_iter().map(|r| r.expect("every chunk is in one call. This is a bug.")).collect())
+    }
+
+    async fn call(
+        &self,
+        features: Vec<Features>,
+        padding: f64,
+    ) -> Result<Vec<Result<Inference, Rejection>>, Fault> {
+        let count = features.len();
+        let started = Instant::now();
+        let mut features = Some(features);
+        // A systemic fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
+        let answer = retry("infer", || {
+            let features = features.take().unwrap_or_default();
+            async {
+                self.device
+                    .infer(&self.spec.name, features)
+                    .await
+                    .map_err(|f| Fault { class: FaultClass::Operator, ..f })
+            }
+        })
+        .await?;
+        self.meter.add_cpu(answer.cpu);
+        self.stats.called(&self.spec.name, &self.spec.device, count, padding, answer.took);
+        self.stats.stage_took("infer", started.elapsed());
+        Ok(answer.results)
+    }
+
+    /// One record's chunks together. A record of which one chunk is refused is refused.
+    fn join(
+        &self,
+        waiting: Waiting,
+        results: &mut impl Iterator<Item = Result<Inference, Rejection>>,
+    ) -> Result<Inferred, Rejection> {
+        let chunks: Vec<Result<Inference, Rejection>> = results.take(waiting.count).collect();
+        let chunks: Vec<Inference> = chunks.into_iter().collect::<Result<_, _>>()?;
+        let pooled = match self.spec.pooling {
+            Pooling::Mean if chunks.len() > 1 => {
+                Embedding::pooled(chunks.iter().filter_map(|c| c.embedding.as_ref()))
+            }
+            _ => None,
+        };
+        let provenance = Provenance {
+            content: waiting.content,
+            preparation: self.preparation.clone(),
+            model: self.spec.id(),
+            dtype: self.spec.dtype.clone(),
+        };
+        Ok(Inferred { chunks, pooled, facts: waiting.facts, provenance })
+    }
+}
+
+/// A record whose chunks are with the model.
+struct Waiting {
+    count: usize,
+    facts: spawn_core::MediaFacts,
+    content: spawn_core::ContentHash,
+}
+
+/// Cuts chunks of these lengths into calls: longest first, each call as large as the limits on count and padded cost allow.
+pub fn plan(lengths: &[usize], spec: &ModelSpec) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(lengths[*i]));
+    let mut calls: Vec<Vec<usize>> = Vec::new();
+    for i in order {
+        match calls.last_mut() {
+            // Sorted, so the first of a call is its longest.
+            Some(call) if spec.fits(call.len(), lengths[call[0]], lengths[i]) => call.push(i),
+            _ => calls.push(vec![i]),
+        }
+    }
+    calls
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use spawn_core::{Array, ArrayData, Modality, Model};
+
+    /// A model that fails as told, by chunk length and by count.
+    pub(crate) struct FakeModel {
+        pub(crate) poison: Option<usize>,
+        pub(crate) sick: bool,
+        pub(crate) memory: usize,
+        pub(crate) spec: ModelSpec,
+    }
+
+    impl Default for FakeModel {
+        fn default() -> Self {
+            Self { poison: None, sick: false, memory: usize::MAX, spec: spec() }
+        }
+    }
+
+    pub(crate) fn spec() -> ModelSpec {
+        ModelSpec {
+            name: "fake".into(),
+            version: "0123456789abcdef".into(),
+            modality: Modality::Text,
+            dimension: 2,
+            dtype: "f32".into(),
+            device: "cpu".into(),
+            pooling: Pooling::Mean,
+            chunks_max: 8,
+            padded_cost_max: 100,
+        }
+    }
+
+    pub(crate) fn chunk(length: usize) -> Features {
+        Features {
+            arrays: vec![Array { name: "ids", shape: vec![length], data: ArrayData::I64(vec![1; length]) }],
+        }
+    }
+
+    impl Model for FakeModel {
+        fn spec(&self) -> &ModelSpec {
+            &self.spec
+        }
+        fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Inference>, Fault> {
+            if chunks.len() > self.memory {
+                return Err(Fault::new(FaultClass::Resource, "model", "out of memory"));
+            }
+            if chunks.iter().any(|c| Some(c.length()) == self.poison) {
+                return Err(Fault::new(FaultClass::Batch, "model", "bad chunk"));
+            }
+            let embedding = |c: &&Features| Embedding::try_new(vec![c.length() as f32, 1.0], 2).ok();
+            Ok(chunks.iter().map(|c| Inference { embedding: embedding(c), labels: Vec::new() }).collect())
+        }
+        fn control(&mut self) -> Result<(), Fault> {
+            if self.sick { Err(Fault::new(FaultClass::Systemic, "model", "sick")) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_plan_covers_every_chunk_once_within_the_limits() {
+        let lengths = [40, 3, 60, 3, 3, 50, 3, 200, 3, 3, 3, 3, 3, 3];
+        let calls = plan(&lengths, &spec());
+        let mut all: Vec<usize> = calls.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+        for call in &calls {
+            let longest = call.iter().map(|i| lengths[*i]).max().expect("not empty");
+            assert!(call.len() == 1 || longest * call.len() <= 100, "{call:?}");
+            assert!(call.len() <= 8);
+        }
+        assert_eq!(calls[0], [7], "what exceeds the cost alone goes alone");
+    }
+}

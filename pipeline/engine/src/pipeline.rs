@@ -1,0 +1,205 @@
+//! The trunk: one verb per line, source first.
+
+use crate::admit::admit;
+use crate::batcher::{UnitLimits, batched};
+use crate::budget::Budget;
+use crate::claims::Claims;
+use crate::crew::Crew;
+use crate::device::DeviceHandle;
+use crate::fetch::{Fetch, fetch_ordered};
+use crate::infer::Infer;
+use crate::intake::Intake;
+use crate::meter::{Meter, MeterReading};
+use crate::prepare::prepare_ordered;
+use crate::telemetry::{QueueProbe, Stats, probe, report};
+use crate::write::Write;
+use spawn_core::{Fault, FaultClass, ModelSpec, Sink, Source, Stage};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// The verbs, in the order of the flow.
+const VERBS: [&str; 7] = ["intake", "fetch", "admit", "prepare", "batch", "infer", "write"];
+
+/// Records between two verbs. Short: what waits here is memory without progress.
+const QUEUE_ITEMS: usize = 16;
+
+/// The bounds of one pipeline.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Payloads fetched at once, in records: at least two seconds of the wanted rate.
+    pub fetch_window: usize,
+    /// When a commit unit is full.
+    pub unit: UnitLimits,
+    /// Longest time from the stop to the end; what is not written by then is read again by the next owner.
+    pub drain_max: Duration,
+}
+
+/// One topic, one stage, one model, one generation of rows.
+pub struct Pipeline {
+    /// Its name in metrics and tables.
+    pub name: Arc<str>,
+    /// Where records come from.
+    pub source: Arc<dyn Source>,
+    /// Resolves references.
+    pub fetch: Arc<dyn Fetch>,
+    /// Prepares media.
+    pub stage: Box<dyn Stage>,
+    /// CPU threads, shared by all pipelines.
+    pub crew: Crew,
+    /// The inference thread, shared by all pipelines.
+    pub device: DeviceHandle,
+    /// The model on it.
+    pub model: ModelSpec,
+    /// Where results go.
+    pub sink: Arc<dyn Sink>,
+    /// The pool of raw bytes, shared.
+    pub raw: Budget,
+    /// The pool of decoded bytes, shared.
+    pub decoded: Budget,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// What a pipeline did, in total.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Records taken in.
+    pub taken: u64,
+    /// Results, rejected, skipped, deferred.
+    pub outcomes: [u64; 4],
+    /// Verb and its totals.
+    pub stages: Vec<(&'static str, MeterReading)>,
+}
+
+impl Pipeline {
+    /// Counters for this pipeline, to be handed to [`Pipeline::run`] and shown while it runs.
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::new(Stats::new(&self.name, VERBS.map(|verb| Arc::new(Meter::new(verb))).to_vec()))
+    }
+
+    /// Runs until the source ends, after `stop` or by itself. An error is a fault that needs an operator or a restart; nothing is lost
+    /// by it, because progress is only what the sink has committed.
+    pub async fn run(
+        self,
+        stats: Arc<Stats>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Summary, Fault> {
+        let (source, drain_max) = (self.source.clone(), self.limits.drain_max);
+        let mut verbs = self.start(&stats);
+        let mut stop = Box::pin(stop);
+        let mut deadline = None;
+        loop {
+            tokio::select! {
+                () = &mut stop, if deadline.is_none() => {
+                    source.stop();
+                    deadline = Some(tokio::time::Instant::now() + drain_max);
+                }
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => {
+                    tracing::warn!(pipeline = %stats.pipeline, "drain deadline passed, the rest will be read again");
+                    break;
+                }
+                ended = verbs.join_next() => match ended {
+                    None => break,
+                    Some(Ok(Ok(Verb::Report))) => {}
+                    Some(Ok(Ok(Verb::Last))) => break,
+                    Some(Ok(Ok(Verb::Inner))) => {}
+                    Some(Ok(Err(fault))) => return Err(fault),
+                    Some(Err(panic)) => return Err(Fault::new(FaultClass::Operator, "line", panic)),
+                },
+            }
+        }
+        verbs.shutdown().await;
+        Ok(Summary {
+            taken: stats.taken.load(std::sync::atomic::Ordering::Relaxed),
+            outcomes: stats.read_outcomes(),
+            stages: stats.meters.iter().map(|m| (m.stage, m.read())).collect(),
+        })
+    }
+
+    /// Lays the line: each verb is a task, between two verbs lies a short queue.
+    fn start(self, stats: &Arc<Stats>) -> JoinSet<Result<Verb, Fault>> {
+        let [intake_m, fetch_m, admit_m, prepare_m, batch_m, infer_m, write_m] =
+            std::array::from_fn(|i| stats.meters[i].clone());
+        let claims = Claims::default();
+        let preparation: Arc<str> = self.stage.spec().into();
+        let intake = Intake {
+            source: self.source.clone(),
+            sink: self.sink.clone(),
+            claims: claims.clone(),
+            raw: self.raw.clone(),
+            fetch: self.fetch.clone(),
+            meter: intake_m,
+            stats: stats.clone(),
+        };
+        let infer = Infer {
+            device: self.device,
+            spec: self.model,
+            preparation,
+            meter: infer_m,
+            stats: stats.clone(),
+        };
+        let write = Write {
+            sink: self.sink,
+            source: self.source,
+            claims: claims.clone(),
+            meter: write_m,
+            stats: stats.clone(),
+        };
+
+        let (admitted_tx, admitted) = mpsc::channel(QUEUE_ITEMS);
+        let (fetched_tx, fetched) = mpsc::channel(QUEUE_ITEMS);
+        let (decodable_tx, decodable) = mpsc::channel(QUEUE_ITEMS);
+        let (ready_tx, ready) = mpsc::channel(QUEUE_ITEMS);
+        let (unit_tx, units) = mpsc::channel(1);
+        let (inferred_tx, inferred) = mpsc::channel(1);
+        let queues: Vec<(&'static str, QueueProbe)> = vec![
+            ("fetch", probe(&admitted_tx)),
+            ("admit", probe(&fetched_tx)),
+            ("prepare", probe(&decodable_tx)),
+            ("batch", probe(&ready_tx)),
+            ("infer", probe(&unit_tx)),
+            ("write", probe(&inferred_tx)),
+        ];
+        let budgets = vec![self.raw, self.decoded.clone()];
+        let gate_stage = self.stage.fork();
+        let (stats_f, stats_p, stats_b, stats_r) =
+            (stats.clone(), stats.clone(), stats.clone(), stats.clone());
+        let (crew, stage, limits, decoded) = (self.crew, self.stage, self.limits, self.decoded);
+        let (gate, gate_claims, fetch) = (decoded.clone(), claims.clone(), self.fetch);
+
+        let mut verbs = JoinSet::new();
+        let inner = |()| Verb::Inner;
+        verbs.spawn(async move { intake.run(admitted_tx).await.map(inner) });
+        verbs.spawn(async move {
+            Ok(inner(fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f).await))
+        });
+        verbs.spawn(async move {
+            Ok(inner(admit(fetched, decodable_tx, gate_stage, gate, gate_claims, admit_m).await))
+        });
+        verbs.spawn(async move {
+            Ok(inner(prepare_ordered(decodable, ready_tx, stage, crew, prepare_m, stats_p).await))
+        });
+        verbs.spawn(async move {
+            Ok(inner(batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b).await))
+        });
+        verbs.spawn(async move { infer.run(units, inferred_tx).await.map(inner) });
+        verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
+        verbs.spawn(async move {
+            report(stats_r, queues, budgets, Duration::from_secs(1)).await;
+            Ok(Verb::Report)
+        });
+        verbs
+    }
+}
+
+/// Which kind of task ended.
+enum Verb {
+    /// One before the end of the line: what follows drains.
+    Inner,
+    /// The end of the line: all is written.
+    Last,
+    /// The sampling of gauges; ends only with the line.
+    Report,
+}

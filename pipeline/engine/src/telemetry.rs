@@ -1,0 +1,143 @@
+//! The metrics of the line, and the counters that progress bars and reports read. Names are documented in `docs/metrics.md`.
+
+use crate::budget::Budget;
+use crate::meter::{Meter, MeterReading};
+use metrics::{counter, gauge, histogram};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What one pipeline has done so far. Shared with whoever shows it.
+#[derive(Debug)]
+pub struct Stats {
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// One meter per verb, in the order of the flow.
+    pub meters: Vec<Arc<Meter>>,
+    /// Records taken in.
+    pub taken: AtomicU64,
+    /// Written: results, rejected, skipped, deferred.
+    pub outcomes: [AtomicU64; 4],
+    /// Model calls, chunks in them, and what padding added, in units of [`spawn_core::Features::length`].
+    pub calls: AtomicU64,
+    /// Chunks inferred.
+    pub chunks: AtomicU64,
+    /// Batches written.
+    pub batches: AtomicU64,
+    /// Milliseconds since 1970 of the last commit; 0 before the first.
+    pub last_commit_ms: AtomicU64,
+}
+
+impl Stats {
+    /// Counters at zero.
+    pub fn new(pipeline: &str, meters: Vec<Arc<Meter>>) -> Self {
+        Self {
+            pipeline: pipeline.into(),
+            meters,
+            taken: AtomicU64::new(0),
+            outcomes: Default::default(),
+            calls: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            last_commit_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Records settled, whatever became of them.
+    pub fn settled(&self) -> u64 {
+        self.outcomes.iter().map(|o| o.load(Relaxed)).sum()
+    }
+
+    /// Results, rejected, skipped, deferred.
+    pub fn read_outcomes(&self) -> [u64; 4] {
+        std::array::from_fn(|i| self.outcomes[i].load(Relaxed))
+    }
+
+    pub(crate) fn written(&self, outcomes: [u64; 4]) {
+        for (i, outcome) in ["result", "rejected", "skipped", "deferred"].into_iter().enumerate() {
+            self.outcomes[i].fetch_add(outcomes[i], Relaxed);
+            counter!("spawn_items_total", "pipeline" => self.pipeline.to_string(), "outcome" => outcome)
+                .increment(outcomes[i]);
+        }
+        self.batches.fetch_add(1, Relaxed);
+        self.last_commit_ms.store(now_ms(), Relaxed);
+    }
+
+    pub(crate) fn rejected(&self, code: &str) {
+        counter!("spawn_rejections_total", "pipeline" => self.pipeline.to_string(), "code" => code.to_owned()).increment(1);
+    }
+
+    pub(crate) fn stage_took(&self, stage: &'static str, took: Duration) {
+        histogram!("spawn_stage_duration_seconds", "pipeline" => self.pipeline.to_string(), "stage" => stage)
+            .record(took.as_secs_f64());
+    }
+
+    pub(crate) fn item_took(&self, produced_ms: i64) {
+        let took = (now_ms() as i64).saturating_sub(produced_ms).max(0);
+        histogram!("spawn_item_end_to_end_seconds", "pipeline" => self.pipeline.to_string())
+            .record(took as f64 / 1e3);
+    }
+
+    pub(crate) fn dispatched(&self, reason: &'static str, records: usize) {
+        let pipeline = self.pipeline.to_string();
+        counter!("spawn_batch_dispatch_total", "pipeline" => pipeline.clone(), "reason" => reason)
+            .increment(1);
+        histogram!("spawn_batch_items", "pipeline" => pipeline).record(records as f64);
+    }
+
+    pub(crate) fn called(&self, model: &str, device: &str, chunks: usize, padding: f64, took: Duration) {
+        self.calls.fetch_add(1, Relaxed);
+        self.chunks.fetch_add(chunks as u64, Relaxed);
+        histogram!("spawn_batch_padding_ratio", "pipeline" => self.pipeline.to_string()).record(padding);
+        histogram!("spawn_inference_seconds", "model" => model.to_owned(), "device" => device.to_owned())
+            .record(took.as_secs_f64());
+    }
+}
+
+/// Publishes what must be sampled: shares of time per verb over the last interval, queue fill, budgets. Runs until dropped.
+pub async fn report(
+    stats: Arc<Stats>,
+    queues: Vec<(&'static str, QueueProbe)>,
+    budgets: Vec<Budget>,
+    every: Duration,
+) {
+    let mut earlier: Vec<MeterReading> = stats.meters.iter().map(|m| m.read()).collect();
+    let pipeline = stats.pipeline.to_string();
+    loop {
+        tokio::time::sleep(every).await;
+        for (meter, before) in stats.meters.iter().zip(&mut earlier) {
+            let now = meter.read();
+            let [busy, starved, blocked] = now.since(before).ratios();
+            *before = now;
+            gauge!("spawn_stage_busy_ratio", "pipeline" => pipeline.clone(), "stage" => meter.stage)
+                .set(busy);
+            gauge!("spawn_stage_starved_ratio", "pipeline" => pipeline.clone(), "stage" => meter.stage)
+                .set(starved);
+            gauge!("spawn_stage_blocked_ratio", "pipeline" => pipeline.clone(), "stage" => meter.stage)
+                .set(blocked);
+        }
+        for (stage, probe) in &queues {
+            let Some((items, capacity)) = probe() else { continue };
+            gauge!("spawn_queue_items", "pipeline" => pipeline.clone(), "stage" => *stage).set(items as f64);
+            gauge!("spawn_queue_capacity_items", "pipeline" => pipeline.clone(), "stage" => *stage)
+                .set(capacity as f64);
+        }
+        for budget in &budgets {
+            gauge!("spawn_inflight_bytes", "pool" => budget.name()).set(budget.bytes_used() as f64);
+            gauge!("spawn_inflight_limit_bytes", "pool" => budget.name()).set(budget.bytes_total() as f64);
+        }
+    }
+}
+
+/// Items in a queue and its capacity; `None` once it is closed.
+pub type QueueProbe = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
+
+/// Looks into the channel behind `tx` without keeping it open.
+pub fn probe<T: Send + 'static>(tx: &tokio::sync::mpsc::Sender<T>) -> QueueProbe {
+    let weak = tx.downgrade();
+    Box::new(move || weak.upgrade().map(|tx| (tx.max_capacity() - tx.capacity(), tx.max_capacity())))
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

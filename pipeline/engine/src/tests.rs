@@ -1,0 +1,241 @@
+//! The whole line against a source and a sink in memory, which keep the contract of their seams and misbehave as told.
+
+use crate::budget::Budget;
+use crate::crew::Crew;
+use crate::device::Device;
+use crate::fetch::Fetch;
+use crate::infer::tests::{FakeModel, chunk, spec};
+use crate::write::tests::envelope;
+use crate::{Limits, Pipeline, Summary, UnitLimits};
+use bytes::Bytes;
+use spawn_core::*;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+const PARTITIONS: i32 = 3;
+const RECORDS: i64 = 200;
+
+/// A topic of `PARTITIONS` x `RECORDS`; ends once everything was committed.
+#[derive(Default)]
+struct MemorySource {
+    events: Mutex<VecDeque<Event>>,
+    news: Notify,
+    committed: Mutex<BTreeMap<i32, i64>>,
+}
+
+impl MemorySource {
+    fn new() -> Arc<Self> {
+        let source = Self::default();
+        source.announce((0..PARTITIONS).collect());
+        Arc::new(source)
+    }
+
+    fn announce(&self, partitions: Vec<i32>) {
+        let wanted =
+            partitions.into_iter().map(|partition| Assignment { partition, first_offset: 0 }).collect();
+        self.push(Event::Assigned(wanted));
+    }
+
+    fn push(&self, event: Event) {
+        self.events.lock().expect("lock").push_back(event);
+        self.news.notify_one();
+    }
+}
+
+impl Source for MemorySource {
+    fn next(&self) -> BoxFuture<'_, Result<Event, Fault>> {
+        Box::pin(async {
+            loop {
+                if let Some(event) = self.events.lock().expect("lock").pop_front() {
+                    return Ok(event);
+                }
+                self.news.notified().await;
+            }
+        })
+    }
+
+    fn start(&self, claimed: Vec<Claimed>) -> BoxFuture<'_, Result<(), Fault>> {
+        for Claimed { partition, claim, position } in claimed {
+            for (i, offset) in (position..RECORDS).enumerate() {
+                let (mut rest, _) = envelope(partition, offset).split();
+                rest.record.claim = claim;
+                rest.record.ordinal = i as u64 + 1;
+                let payload = Payload::Inline(Bytes::from(format!("{partition}/{offset}")));
+                self.push(Event::Records(vec![rest.join(Some(Ok::<_, Rejection>(payload)))]));
+            }
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn reclaim(&self, partitions: Vec<i32>) -> BoxFuture<'_, Result<(), Fault>> {
+        self.announce(partitions);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn commit(&self, delta: &CheckpointDelta) {
+        let mut committed = self.committed.lock().expect("lock");
+        committed.extend(delta.iter().map(|(p, span)| (*p, span.to)));
+        if (0..PARTITIONS).all(|p| committed.get(&p) == Some(&RECORDS)) {
+            self.push(Event::End);
+        }
+    }
+
+    fn stop(&self) {
+        self.push(Event::End);
+    }
+}
+
+/// Compares and sets like the real one.
+#[derive(Default)]
+struct MemorySink {
+    partitions: Mutex<BTreeMap<i32, (Claim, i64)>>,
+    rows: Mutex<Vec<(i32, i64, &'static str)>>,
+    faults_left: AtomicUsize,
+    /// Writes after which somebody else claims partition 1 for a moment.
+    steal_after: AtomicUsize,
+}
+
+impl Sink for MemorySink {
+    fn claim(&self, wanted: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Claimed>, Fault>> {
+        let mut partitions = self.partitions.lock().expect("lock");
+        let claimed = wanted
+            .iter()
+            .map(|a| {
+                let start = (Claim { epoch: 0, token: 1 }, a.first_offset);
+                let row = partitions.entry(a.partition).or_insert(start);
+                row.0.epoch += 1;
+                Claimed { partition: a.partition, claim: row.0, position: row.1 }
+            })
+            .collect();
+        Box::pin(async { Ok(claimed) })
+    }
+
+    fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>> {
+        Box::pin(async move {
+            if self.faults_left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                return Err(Fault::new(FaultClass::Systemic, "postgres", "gone"));
+            }
+            let mut partitions = self.partitions.lock().expect("lock");
+            let mut rows = self.rows.lock().expect("lock");
+            let mut written = Written::default();
+            for (partition, span) in &batch.delta {
+                let row = partitions.get_mut(partition).expect("was claimed");
+                if (row.0, row.1) != (span.claim, span.from) {
+                    written.fenced.push(*partition);
+                    continue;
+                }
+                row.1 = span.to;
+                let mine = batch.envelopes.iter().filter(|e| e.origin().partition == *partition);
+                let before = rows.len();
+                rows.extend(mine.map(|e| (*partition, e.origin().offset, outcome(&e.body))));
+                assert_eq!((rows.len() - before) as u64, span.records, "the line lost a record");
+            }
+            if self.steal_after.fetch_sub(1, Relaxed) == 1 {
+                partitions.get_mut(&1).expect("was claimed").0.epoch += 1;
+            }
+            Ok(written)
+        })
+    }
+}
+
+fn outcome(body: &Body<Inferred>) -> &'static str {
+    match body {
+        Body::Work(_) => "result",
+        Body::Rejected(rejection) if rejection.code == "stage.panic" => "panic",
+        _ => "other",
+    }
+}
+
+/// One chunk a record; panics at every 50th offset.
+struct MemoryStage;
+
+impl Stage for MemoryStage {
+    fn spec(&self) -> &str {
+        "memory/1"
+    }
+    fn footprint(&self, media: &Media) -> Result<usize, Rejection> {
+        Ok(media.bytes.len())
+    }
+    fn process(&mut self, media: &Media) -> Result<Prepared, Rejection> {
+        assert!(!media.bytes.ends_with(b"/50"), "planted panic");
+        Ok(Prepared { chunks: vec![chunk(media.bytes.len())], facts: MediaFacts::default() })
+    }
+    fn fork(&self) -> Box<dyn Stage> {
+        Box::new(Self)
+    }
+}
+
+struct Inline;
+
+impl Fetch for Inline {
+    fn size_bound(&self, _: &Payload) -> usize {
+        100
+    }
+    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>> {
+        Box::pin(async move {
+            match payload {
+                Payload::Inline(bytes) => Ok(Media::new(bytes, hint)),
+                Payload::Reference(uri) => Err(Rejection::new("fetch", "payload.denied", uri).into()),
+            }
+        })
+    }
+}
+
+async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
+    let device = Device::start("test", vec![Box::new(FakeModel::default())]).expect("starts");
+    let unit =
+        UnitLimits { records_max: 16, chunks_max: 64, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
+    let pipeline = Pipeline {
+        name: "test".into(),
+        source,
+        fetch: Arc::new(Inline),
+        stage: Box::new(MemoryStage),
+        crew: Crew::new(2).expect("starts"),
+        device: device.handle(),
+        model: spec(),
+        sink,
+        raw: Budget::new("raw", 64 << 10),
+        decoded: Budget::new("decoded", 16 << 10),
+        limits: Limits { fetch_window: 64, unit, drain_max: Duration::from_secs(5) },
+    };
+    let stats = pipeline.stats();
+    let run = pipeline.run(stats, std::future::pending());
+    tokio::time::timeout(Duration::from_secs(60), run).await.expect("makes progress").expect("no fault")
+}
+
+fn assert_each_once(sink: &MemorySink) {
+    let mut rows = sink.rows.lock().expect("lock").clone();
+    for partition in 0..PARTITIONS {
+        let offsets: Vec<i64> = rows.iter().filter(|r| r.0 == partition).map(|r| r.1).collect();
+        assert_eq!(offsets, (0..RECORDS).collect::<Vec<_>>(), "partition {partition} in order, each once");
+    }
+    rows.retain(|r| r.2 != "result");
+    let panics: Vec<_> = (0..PARTITIONS).map(|p| (p, 50, "panic")).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, panics, "only the planted panics are refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_is_written_once_and_in_order() {
+    let (source, sink) = (MemorySource::new(), Arc::new(MemorySink::default()));
+    let summary = run(source, sink.clone()).await;
+    assert_each_once(&sink);
+    assert_eq!(summary.taken, (PARTITIONS as u64) * RECORDS as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_for_a_while_loses_nothing() {
+    let sink = Arc::new(MemorySink { faults_left: AtomicUsize::new(3), ..MemorySink::default() });
+    run(MemorySource::new(), sink.clone()).await;
+    assert_each_once(&sink);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_partition_is_claimed_again_and_goes_on() {
+    let sink = Arc::new(MemorySink { steal_after: AtomicUsize::new(2), ..MemorySink::default() });
+    run(MemorySource::new(), sink.clone()).await;
+    assert_each_once(&sink);
+}
