@@ -1,1 +1,59 @@
-//! placeholder
+//! The product: configuration, assembly and commands. The only crate that knows all the others.
+//!
+//! # Layout
+//!
+//! - [`cli`]: the command line; [`commands`]: one file per command
+//! - [`config`]: the layers of the configuration
+//! - [`registry`]: what there is, one line per modality
+//! - [`line`]: puts models, stages, source and sink together
+//! - [`embedder`]: single items through stage and model
+//! - [`telemetry`], [`output`], [`exit`]: logs and metrics, stdout and stderr, exit codes
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod embedder;
+pub mod exit;
+pub mod line;
+pub mod output;
+pub mod registry;
+pub mod telemetry;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use exit::{Code, OrExit, Outcome};
+use output::Output;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Parses the arguments, runs the command, returns its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match cli::Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do where even the message cannot be written.
+            let _written = error.print();
+            let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if wanted { 0 } else { Code::Usage as u8 });
+        }
+    };
+    let out = Output { json: cli.common.json, quiet: cli.common.quiet };
+    match run(cli, out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            Output { quiet: false, ..out }.note(format_args!("error: {:#}", failure.error));
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn run(cli: cli::Cli, out: Output) -> Outcome {
+    let loaded = config::load(cli.common.config.as_deref(), &config::process_environment(), &cli.common.set).or_exit(Code::Config)?;
+    telemetry::init_log(&loaded.settings.log, out.quiet)?;
+    telemetry::recorder();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("runtime").build()?;
+    let result = runtime.block_on(commands::run(cli.command, loaded, out));
+    // Threads of a driver that hangs must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}

@@ -100,6 +100,18 @@ pub enum Pooling {
     Mean,
 }
 
+impl Pooling {
+    /// The vector of the whole item; `None` where it has a single chunk, whose vector stands for it, or none is wanted.
+    pub fn pool(self, chunks: &[Inference]) -> Option<Embedding> {
+        match self {
+            Self::Mean if chunks.len() > 1 => {
+                Embedding::pooled(chunks.iter().filter_map(|c| c.embedding.as_ref()))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What is known of a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelSpec {

@@ -1,7 +1,7 @@
 //! The inference thread of a device. It owns the models of all pipelines and takes their calls oldest first.
 
 use crate::bisect::Careful;
-use crate::meter::thread_cpu;
+use crate::meter::NamedThreads;
 use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Rejection};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct Answer {
     pub results: Vec<Result<Inference, Rejection>>,
     /// Time in the model.
     pub took: Duration,
-    /// CPU time of the inference thread itself; intra-op helpers not included.
+    /// CPU time of the inference thread and its intra-op helpers.
     pub cpu: Duration,
 }
 
@@ -95,11 +95,12 @@ impl DeviceHandle {
 }
 
 fn serve(mut models: HashMap<Arc<str>, Careful>, mut calls_rx: mpsc::Receiver<Call>) {
+    let mut threads = NamedThreads::default();
     while let Some(Call { model, chunks, answer_tx }) = calls_rx.blocking_recv() {
         if answer_tx.is_closed() {
             continue;
         }
-        let (started, cpu) = (Instant::now(), thread_cpu());
+        let (started, cpu) = (Instant::now(), threads.cpu());
         let answer = match models.get_mut(&model) {
             None => {
                 Err(Fault::new(FaultClass::Operator, "model", format!("no model `{model}` on this device")))
@@ -109,7 +110,7 @@ fn serve(mut models: HashMap<Arc<str>, Careful>, mut calls_rx: mpsc::Receiver<Ca
                 model.infer(&refs)
             }
         };
-        let (took, cpu) = (started.elapsed(), thread_cpu().saturating_sub(cpu));
+        let (took, cpu) = (started.elapsed(), threads.cpu().saturating_sub(cpu));
         drop(answer_tx.send(answer.map(|results| Answer { results, took, cpu })));
     }
 }

@@ -186,7 +186,7 @@ pub fn plan(lengths: &[usize], spec: &ModelSpec) -> Vec<Vec<usize>> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use spawn_core::{Array, ArrayData, Modality, Model};
+    use spawn_core::{Array, ArrayData, Embedding, Modality, Model, Pooling};
 
     /// A model that fails as told, by chunk length and by count.
     pub(crate) struct FakeModel {

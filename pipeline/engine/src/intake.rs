@@ -12,7 +12,6 @@ use spawn_core::{
     Assignment, Entry, Envelope, Event, Fault, FaultClass, Hold, Mark, Payload, Rejection, Sink, Source,
 };
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
@@ -50,7 +49,7 @@ impl Intake {
             match self.meter.during(State::Starved, self.source.next()).await {
                 Ok(Event::Records(envelopes)) => {
                     for envelope in envelopes {
-                        self.stats.taken.fetch_add(1, Relaxed);
+                        self.stats.taken();
                         let entry = Entry::Item(self.admit(envelope).await);
                         if self.send(&out, entry).await.is_err() {
                             return Ok(());

@@ -126,14 +126,73 @@ pub fn process_cpu() -> Duration {
 
 fn clock(id: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid, writable timespec, and both clocks exist on every Linux.
+    // SAFETY: `time` is a valid, writable timespec; an unknown clock (a thread that ended) leaves it at zero.
     unsafe { libc::clock_gettime(id, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// CPU time of all threads that carry the calling thread's name. A thread that libtorch's OpenMP runtime starts inherits the name of
+/// the one that started it, so this is the cost of an inference thread together with its helpers.
+#[derive(Debug, Default)]
+pub struct NamedThreads {
+    ids: Vec<i32>,
+    reads: u32,
+}
+
+/// Reads between two looks at the list of threads; the team of helpers changes only at the start.
+const READS_PER_SCAN: u32 = 64;
+
+impl NamedThreads {
+    /// Their CPU time so far.
+    pub fn cpu(&mut self) -> Duration {
+        if self.reads % READS_PER_SCAN == 0 {
+            self.scan();
+        }
+        self.reads = self.reads.wrapping_add(1);
+        // A thread's CPU clock id is its inverted id above three bits for "per thread, scheduler time" (clock_getcpuclockid(3)).
+        self.ids.iter().map(|id| clock((!id << 3) | 0b110)).sum()
+    }
+
+    fn scan(&mut self) {
+        let name = |path: &std::path::Path| std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        let own = name(std::path::Path::new("/proc/thread-self"));
+        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let mine = tasks.filter(|task| name(&task.path()) == own);
+        self.ids = mine.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_of_the_same_name_are_counted_together() {
+        let (cpu_both, cpu_own) = std::thread::Builder::new()
+            .name("twins".into())
+            .spawn(|| {
+                // An unnamed std thread would get no name; one named alike stands for what OpenMP inherits.
+                let (done_tx, done_rx) = std::sync::mpsc::sync_channel::<()>(0);
+                let (spun_tx, spun_rx) = std::sync::mpsc::sync_channel::<()>(0);
+                let helper = std::thread::Builder::new().name("twins".into()).spawn(move || {
+                    let end = thread_cpu() + Duration::from_millis(20);
+                    while thread_cpu() < end {
+                        std::hint::spin_loop();
+                    }
+                    spun_tx.send(()).expect("sends");
+                    done_rx.recv().expect("receives");
+                });
+                spun_rx.recv().expect("receives");
+                let all = NamedThreads::default().cpu();
+                done_tx.send(()).expect("sends");
+                helper.expect("starts").join().expect("joins");
+                (all, thread_cpu())
+            })
+            .expect("starts")
+            .join()
+            .expect("joins");
+        assert!(cpu_both >= cpu_own + Duration::from_millis(15), "{cpu_both:?} {cpu_own:?}");
+    }
 
     #[test]
     fn shares_sum_to_one_and_follow_the_state() {

@@ -18,12 +18,16 @@ pub struct Stats {
     pub taken: AtomicU64,
     /// Written: results, rejected, skipped, deferred.
     pub outcomes: [AtomicU64; 4],
-    /// Model calls, chunks in them, and what padding added, in units of [`spawn_core::Features::length`].
+    /// Model calls.
     pub calls: AtomicU64,
     /// Chunks inferred.
     pub chunks: AtomicU64,
+    /// Milliseconds of sound in the results.
+    pub media_ms: AtomicU64,
     /// Batches written.
     pub batches: AtomicU64,
+    /// Milliseconds since 1970 of the first record; 0 before it.
+    pub first_taken_ms: AtomicU64,
     /// Milliseconds since 1970 of the last commit; 0 before the first.
     pub last_commit_ms: AtomicU64,
 }
@@ -38,8 +42,22 @@ impl Stats {
             outcomes: Default::default(),
             calls: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
+            media_ms: AtomicU64::new(0),
             batches: AtomicU64::new(0),
+            first_taken_ms: AtomicU64::new(0),
             last_commit_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Seconds from the first record to the last commit.
+    pub fn active_seconds(&self) -> f64 {
+        let (first, last) = (self.first_taken_ms.load(Relaxed), self.last_commit_ms.load(Relaxed));
+        if first == 0 { 0.0 } else { last.saturating_sub(first) as f64 / 1e3 }
+    }
+
+    pub(crate) fn taken(&self) {
+        if self.taken.fetch_add(1, Relaxed) == 0 {
+            self.first_taken_ms.store(now_ms(), Relaxed);
         }
     }
 
@@ -61,6 +79,10 @@ impl Stats {
         }
         self.batches.fetch_add(1, Relaxed);
         self.last_commit_ms.store(now_ms(), Relaxed);
+    }
+
+    pub(crate) fn media_seconds(&self, seconds: f64) {
+        self.media_ms.fetch_add((seconds * 1e3) as u64, Relaxed);
     }
 
     pub(crate) fn rejected(&self, code: &str) {

@@ -5,7 +5,7 @@
 
 use crate::claims::Claims;
 use crate::intake::retry;
-use crate::meter::{Meter, State, thread_cpu};
+use crate::meter::{Meter, State};
 use crate::telemetry::Stats;
 use spawn_core::{Batch, Body, Fault, Inferred, Sink, Source};
 use std::collections::hash_map::RandomState;
@@ -41,15 +41,17 @@ impl Write {
     }
 
     async fn write(&self, batch: &Batch<Inferred>) -> Result<(), Fault> {
-        let (started, cpu) = (Instant::now(), thread_cpu());
+        let started = Instant::now();
         let written = retry("write", || self.sink.write(batch)).await?;
-        self.meter.add_cpu(thread_cpu().saturating_sub(cpu));
         self.stats.stage_took("write", started.elapsed());
         self.stats.written(written.outcomes);
         let mut delta = batch.delta.clone();
         delta.retain(|partition, _| !written.fenced.contains(partition));
         for envelope in batch.envelopes.iter().filter(|e| delta.contains_key(&e.origin().partition)) {
             self.stats.item_took(envelope.record.timestamp_ms);
+            if let Body::Work(inferred) = &envelope.body {
+                self.stats.media_seconds(inferred.facts.duration_seconds.unwrap_or(0.0));
+            }
             if let Body::Rejected(rejection) | Body::Deferred(rejection) = &envelope.body {
                 self.stats.rejected(&rejection.code);
                 tracing::info!(pipeline = %self.stats.pipeline, origin = %envelope.origin(), %rejection, "record not processed");

@@ -1,0 +1,87 @@
+//! Single items through stage and model: for queries, `spawn embed` and whoever wants a vector now.
+
+use crate::exit::{Code, Failure, Outcome};
+use bytes::Bytes;
+use spawn_core::{Inference, Inferred, Media, MediaFacts, Modality, ModelSpec, Provenance, Rejection, Stage};
+use spawn_engine::{Crew, DeviceHandle};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Stage and model of each modality, ready for single items.
+#[derive(Clone)]
+pub struct Embedder {
+    crew: Crew,
+    device: DeviceHandle,
+    by_modality: Arc<BTreeMap<Modality, (Mutex<Box<dyn Stage>>, ModelSpec)>>,
+}
+
+/// Why there is no vector.
+#[derive(Debug)]
+pub enum Refused {
+    /// The media's fault.
+    Media(Rejection),
+    /// The system's.
+    System(String),
+}
+
+impl Embedder {
+    /// One stage and one model per modality.
+    pub fn new(crew: Crew, device: DeviceHandle, parts: Vec<(Box<dyn Stage>, ModelSpec)>) -> Self {
+        let by_modality = parts.into_iter().map(|(stage, spec)| (spec.modality, (Mutex::new(stage), spec))).collect();
+        Self { crew, device, by_modality: Arc::new(by_modality) }
+    }
+
+    /// The model of a modality.
+    pub fn spec(&self, modality: Modality) -> Option<&ModelSpec> {
+        self.by_modality.get(&modality).map(|(_, spec)| spec)
+    }
+
+    /// All chunks of one item.
+    pub async fn embed(&self, modality: Modality, bytes: Bytes, hint: Option<String>) -> Result<Inferred, Refused> {
+        let system = |detail: String| Refused::System(detail);
+        let Some((_, spec)) = self.by_modality.get(&modality) else {
+            return Err(system(format!("no pipeline has a model for {modality}")));
+        };
+        let (spec, parts) = (spec.clone(), self.by_modality.clone());
+        let media = Media::new(bytes, hint);
+        let content = media.content;
+        let prepare = move |_| {
+            let stage = &parts[&modality].0;
+            let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner).fork();
+            let preparation: Arc<str> = stage.spec().into();
+            stage.check_and_process(&media).map(|prepared| (prepared, preparation))
+        };
+        let (prepared, preparation) = self.crew.run(prepare).await.map_err(system)?.map_err(Refused::Media)?;
+        let answers = spawn_engine::infer::plan(&prepared.chunks.iter().map(|c| c.length()).collect::<Vec<_>>(), &spec);
+        let mut chunks: Vec<Option<Inference>> = (0..prepared.chunks.len()).map(|_| None).collect();
+        for call in answers {
+            let features = call.iter().map(|i| prepared.chunks[*i].clone()).collect();
+            let answer = self.device.infer(&spec.name, features).await.map_err(|f| system(f.to_string()))?;
+            for (i, result) in call.into_iter().zip(answer.results) {
+                chunks[i] = Some(result.map_err(Refused::Media)?);
+            }
+        }
+        let chunks: Vec<Inference> = chunks.into_iter().flatten().collect();
+        let pooled = spec.pooling.pool(&chunks);
+        let provenance = Provenance { content, preparation, model: spec.id(), dtype: spec.dtype.clone() };
+        Ok(Inferred { chunks, pooled, facts: prepared.facts, provenance })
+    }
+}
+
+/// The vector that stands for the whole item: pooled where there is one, else its only chunk's.
+pub fn item_vector(inferred: &Inferred) -> Option<&[f32]> {
+    let only = || inferred.chunks.first().and_then(|c| c.embedding.as_ref());
+    inferred.pooled.as_ref().or_else(only).map(|e| e.as_slice())
+}
+
+/// What a file is by its extension, else by its first bytes.
+pub fn modality_of(path: &std::path::Path, bytes: &[u8]) -> Outcome<Modality> {
+    spawn_jobs::modality_of(path, bytes).ok_or_else(|| {
+        Failure::new(Code::Usage, format!("cannot tell what {} is: say --modality image|audio|text", path.display()))
+    })
+}
+
+/// Facts as JSON.
+pub fn facts_json(facts: &MediaFacts) -> serde_json::Value {
+    serde_json::to_value(facts).unwrap_or_default()
+}

@@ -1,0 +1,239 @@
+//! Puts the parts together: models on the device, stages on the crew, one pipeline per section of the configuration.
+
+use crate::config::{Pipeline as PipelineSettings, Settings, list};
+use crate::embedder::Embedder;
+use crate::exit::{Code, Failure, OrExit, Outcome};
+use crate::registry;
+use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
+use spawn_engine::{Budget, Crew, Device, Limits, Pipeline, Stats, Summary, UnitLimits};
+use spawn_fetch::{FetchConfig, Fetcher};
+use spawn_kafka::{ConsumerConfig, KafkaSource};
+use spawn_postgres::{PgSink, PipelineIdentity};
+use spawn_torch::{Manifest, TorchModel};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// A loaded model with what `spawn models` tells of it.
+pub struct LoadedModel {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The model, until a device takes it.
+    pub model: TorchModel,
+}
+
+/// What all pipelines of a process share.
+pub struct Runtime {
+    /// In force.
+    pub settings: Settings,
+    /// CPU threads.
+    pub crew: Crew,
+    /// The inference thread.
+    pub device: Device,
+    /// Manifest and stage of each model by its name.
+    models: BTreeMap<String, (Manifest, Box<dyn Stage>)>,
+    raw: Budget,
+    decoded: Budget,
+}
+
+/// Loads and verifies the models of these pipelines.
+pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<Vec<LoadedModel>> {
+    let device = settings.models.device.parse().or_exit(Code::Config)?;
+    spawn_torch::init(spawn_torch::Threads { intra_op: settings.line.intra_op_threads }).or_exit(Code::Unavailable)?;
+    let mut names: Vec<&str> = pipelines.iter().map(|p| p.model.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+        .into_iter()
+        .map(|name| {
+            let (manifest, folder) = registry::manifest(settings, name)?;
+            let model = TorchModel::load(&folder, &device).or_exit(Code::Data)?;
+            Ok(LoadedModel { manifest, folder, model })
+        })
+        .collect()
+}
+
+impl Runtime {
+    /// Loads what these pipelines need.
+    pub fn load(settings: Settings, pipelines: &[PipelineSettings]) -> Outcome<Self> {
+        let workers = match settings.line.crew_threads {
+            0 => spawn_torch::cores_granted(),
+            n => n,
+        };
+        let crew = Crew::new(workers).map_err(|e| Failure::new(Code::Unavailable, e))?;
+        let mut models = BTreeMap::new();
+        let mut boxed: Vec<Box<dyn spawn_core::Model>> = Vec::new();
+        for LoadedModel { manifest, folder, model } in load_models(&settings, pipelines)? {
+            let stage = registry::stage(&manifest, &folder, &settings)?;
+            models.insert(manifest.name.clone(), (manifest, stage));
+            boxed.push(Box::new(model));
+        }
+        let device = Device::start("0", boxed)?;
+        let raw = Budget::new("raw", settings.memory.raw_bytes);
+        let decoded = Budget::new("decoded", settings.memory.decoded_bytes);
+        Ok(Self { settings, crew, device, models, raw, decoded })
+    }
+
+    /// For single items.
+    pub fn embedder(&self) -> Embedder {
+        let handle = self.device.handle();
+        let parts = self.models.iter().filter_map(|(name, (_, stage))| Some((stage.fork(), handle.spec(name)?.clone())));
+        Embedder::new(self.crew.clone(), handle.clone(), parts.collect())
+    }
+
+    /// The modality of a pipeline's model.
+    pub fn modality(&self, pipeline: &PipelineSettings) -> Option<Modality> {
+        self.models.get(&pipeline.model).map(|(manifest, _)| manifest.modality)
+    }
+
+    /// Who a pipeline is, for the tables.
+    pub fn identity(&self, pipeline: &PipelineSettings) -> Outcome<PipelineIdentity> {
+        let handle = self.device.handle();
+        let (Some((_, stage)), Some(spec)) = (self.models.get(&pipeline.model), handle.spec(&pipeline.model)) else {
+            return Err(Failure::new(Code::Internal, format!("model `{}` is not loaded. This is a bug.", pipeline.model)));
+        };
+        Ok(PipelineIdentity {
+            pipeline: pipeline.name.clone(),
+            topic: pipeline.topic.clone(),
+            collection: pipeline.collection.clone(),
+            modality: spec.modality,
+            model: spec.id().to_string(),
+            preparation: stage.spec().to_owned(),
+            dtype: spec.dtype.to_string(),
+            dimension: spec.dimension,
+        })
+    }
+
+    /// Connects one pipeline to its topic and its tables.
+    pub async fn pipeline(&self, pipeline: &PipelineSettings) -> Outcome<Pipeline> {
+        let settings = &self.settings;
+        let sink = PgSink::open(&settings.postgres.url, self.identity(pipeline)?).await.or_exit(Code::Unavailable)?;
+        let source = KafkaSource::start(consumer(settings, pipeline)).or_exit(Code::Unavailable)?;
+        let handle = self.device.handle();
+        let (_, stage) = &self.models[&pipeline.model];
+        let spec = handle.spec(&pipeline.model).expect("identity checked it. This is a bug.").clone();
+        let unit = UnitLimits {
+            records_max: settings.line.unit_records,
+            chunks_max: settings.line.unit_calls * spec.chunks_max,
+            bytes_max: settings.line.unit_bytes,
+            linger: Duration::from_millis(settings.line.linger_ms),
+        };
+        Ok(Pipeline {
+            name: pipeline.name.as_str().into(),
+            source: Arc::new(source),
+            fetch: Arc::new(Fetching(fetcher(settings)?)),
+            stage: stage.fork(),
+            crew: self.crew.clone(),
+            device: handle,
+            model: spec,
+            sink: Arc::new(sink),
+            raw: self.raw.clone(),
+            decoded: self.decoded.clone(),
+            limits: Limits {
+                fetch_window: settings.line.fetch_window,
+                unit,
+                drain_max: Duration::from_secs(settings.line.drain_seconds),
+            },
+        })
+    }
+}
+
+/// Pipelines that run, and the means to stop them.
+pub struct Running {
+    /// What each has done so far.
+    pub stats: Vec<Arc<Stats>>,
+    stop_tx: watch::Sender<bool>,
+    tasks: JoinSet<(String, Result<Summary, Fault>)>,
+}
+
+impl Running {
+    /// Starts pipelines side by side.
+    pub async fn start(runtime: &Runtime, pipelines: &[PipelineSettings]) -> Outcome<Self> {
+        let (stop_tx, stop_rx) = watch::channel(false);
+        let mut running = Self { stats: Vec::new(), stop_tx, tasks: JoinSet::new() };
+        for settings in pipelines {
+            let pipeline = runtime.pipeline(settings).await?;
+            let (stats, name) = (pipeline.stats(), settings.name.clone());
+            running.stats.push(stats.clone());
+            let mut stop = stop_rx.clone();
+            let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+            running.tasks.spawn(async move { (name, pipeline.run(stats, stopped).await) });
+        }
+        Ok(running)
+    }
+
+    /// Asks all to drain.
+    pub fn stop(&self) {
+        self.stop_tx.send_replace(true);
+    }
+
+    /// Waits for the first pipeline that ends, `None` when all have. A fault names its pipeline.
+    pub async fn ended(&mut self) -> Option<Outcome<(String, Summary)>> {
+        let ended = self.tasks.join_next().await?;
+        Some(match ended {
+            Ok((name, Ok(summary))) => Ok((name, summary)),
+            Ok((name, Err(fault))) => Err(Failure::new(Code::Unavailable, format!("pipeline {name}: {fault}"))),
+            Err(panic) => Err(Failure::new(Code::Internal, panic)),
+        })
+    }
+
+    /// Drains all and hands out their summaries.
+    pub async fn finish(mut self) -> Outcome<Vec<(String, Summary)>> {
+        self.stop();
+        let mut summaries = Vec::new();
+        while let Some(ended) = self.ended().await {
+            summaries.push(ended?);
+        }
+        Ok(summaries)
+    }
+}
+
+/// The consumer of a pipeline's topic.
+pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerConfig {
+    let kafka = &settings.kafka;
+    ConsumerConfig {
+        brokers: kafka.brokers.clone(),
+        group: format!("{}.{}", kafka.group_prefix, pipeline.name),
+        topic: pipeline.topic.clone(),
+        client_id: format!("spawn-{}-{}", pipeline.name, std::process::id()),
+        start: if kafka.start == "latest" { spawn_kafka::Start::Latest } else { spawn_kafka::Start::Earliest },
+        fetch_min_bytes: kafka.fetch_min_bytes,
+        queue_bytes_max: kafka.queue_bytes_max,
+        session_timeout_ms: kafka.session_timeout_ms,
+        properties: kafka.properties.clone(),
+        ..ConsumerConfig::default()
+    }
+}
+
+/// The fetcher with the configuration's guards.
+pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
+    let fetch = &settings.fetch;
+    Fetcher::new(FetchConfig {
+        file_roots: list(&fetch.file_roots).into_iter().map(PathBuf::from).collect(),
+        http_allowed: fetch.http,
+        hosts_allowed: list(&fetch.http_hosts),
+        private_addresses_allowed: fetch.http_private,
+        bytes_max: fetch.payload_bytes_max,
+        timeout: Duration::from_secs_f64(fetch.timeout_seconds),
+        redirects_max: fetch.redirects_max,
+        ..FetchConfig::default()
+    })
+    .or_exit(Code::Config)
+}
+
+/// Joins the fetcher to the line, which knows only its own seam.
+struct Fetching(Fetcher);
+
+impl spawn_engine::Fetch for Fetching {
+    fn size_bound(&self, payload: &Payload) -> usize {
+        self.0.size_bound(payload)
+    }
+    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>> {
+        Box::pin(self.0.fetch(payload, hint))
+    }
+}
