@@ -13,7 +13,7 @@ use spawn_core::Rejection;
 /// Fewest input frames of a block. Half of it cuts the pass band.
 const BLOCK_FRAMES_MIN: usize = 4_096;
 /// Rates that are accepted, in hertz.
-pub(crate) const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
+const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
 /// Resamplers that a worker keeps. Real collections have a handful of rates.
 const CACHED_MAX: usize = 8;
 /// Blocks above this are for odd rates that share no factor with the model's; not worth keeping in memory.
@@ -33,11 +33,7 @@ impl Resamplers {
 
     /// A fresh-as-new resampler for `rate_in`, to be handed back by [`Resamplers::put`].
     pub(crate) fn take(&mut self, rate_in: u32) -> Result<Resampler, Rejection> {
-        if !RATES.contains(&rate_in) {
-            let detail =
-                format!("sample rate of {rate_in} Hz, {} to {} are accepted", RATES.start(), RATES.end());
-            return Err(reject("decode.unsupported", detail));
-        }
+        check_rate(rate_in)?;
         match self.cached.iter().position(|r| r.rate_in == rate_in) {
             Some(at) => Ok(self.cached.remove(at)),
             None => Resampler::new(rate_in, self.rate_out),
@@ -169,6 +165,15 @@ impl Resampler {
         out.extend_from_slice(&self.block[dropped..]);
         Ok(())
     }
+}
+
+/// Refuses rates that no sound has.
+pub(crate) fn check_rate(rate: u32) -> Result<(), Rejection> {
+    if RATES.contains(&rate) {
+        return Ok(());
+    }
+    let detail = format!("sample rate of {rate} Hz, {} to {} are accepted", RATES.start(), RATES.end());
+    Err(reject("decode.unsupported", detail))
 }
 
 /// Samples that a clip of `frames` becomes: rounded up, as `librosa` does.

@@ -1,7 +1,7 @@
 //! An opened file: its reader, the track to decode and what the header declares, before anything is decoded.
 
 use crate::container::{self, Container};
-use crate::{Limits, reject};
+use crate::{Limits, reject, resample};
 use bytes::Bytes;
 use spawn_core::Rejection;
 use std::io::{Cursor, ErrorKind};
@@ -103,6 +103,7 @@ impl Source {
             .ok_or_else(|| reject("decode.unsupported", "the track has no audio codec"))?;
         let rate =
             params.sample_rate.ok_or_else(|| reject("decode.malformed", "the header has no sample rate"))?;
+        resample::check_rate(rate)?;
         let channels = params.channels.as_ref().map_or(1, |c| c.count());
         check_channels(channels, limits)?;
         let trim = trim(bytes, container, &mut params, track, rate);

@@ -110,6 +110,15 @@ fn cut_files_are_refused() {
 }
 
 #[test]
+fn rates_that_no_sound_has_are_refused() {
+    for rate in [0, 999, 384_001, u32::MAX / 8] {
+        let file = wav(1, 8, 1, rate, &[128; 4_000]);
+        assert_eq!(code(&file), "decode.unsupported", "{rate} Hz");
+        assert_eq!(footprint(&file, limits()).unwrap_err().code, "decode.unsupported", "{rate} Hz");
+    }
+}
+
+#[test]
 fn a_wav_file_from_a_pipe_has_all_its_samples() {
     let clip = decode(&lying_wav(u32::MAX, 9_001)).unwrap();
     assert_eq!(clip.samples.len(), 18_002);
