@@ -1,1 +1,32 @@
-//! placeholder
+//! Kafka: where records come from, and how jobs get there.
+//!
+//! # Layout
+//!
+//! - [`source`]: [`KafkaSource`], the seam that the line sees
+//! - [`poll`]: the thread behind it, the only one that touches the consumer; [`rebalance`]: what the group tells it
+//! - [`job`]: what a record asks for (CloudEvents binary and structured, plain JSON, bare media)
+//! - [`message`], [`producer`]: jobs on their way to Kafka; success only by delivery report
+//! - [`admin`]: topics, offsets, versions; [`embedded`]: a broker inside the process
+//! - [`config`], [`errors`], [`telemetry`]
+
+pub mod admin;
+pub mod config;
+pub mod embedded;
+pub mod errors;
+pub mod job;
+pub mod message;
+pub mod poll;
+pub mod producer;
+pub mod rebalance;
+pub mod source;
+pub mod telemetry;
+
+#[cfg(test)]
+mod tests;
+
+pub use admin::{broker_version, end_offsets, ensure_topics};
+pub use config::{ConsumerConfig, ProducerConfig, Start};
+pub use embedded::EmbeddedBroker;
+pub use message::{JobMessage, Message};
+pub use producer::{Producer, SendError};
+pub use source::KafkaSource;

@@ -1,0 +1,104 @@
+//! Questions to the cluster, and topics.
+
+use crate::config::admin;
+use crate::errors::fault;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::types::RDKafkaErrorCode;
+use spawn_core::{Fault, FaultClass};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Longest wait for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Largest message that topics made here accept.
+const TOPIC_MESSAGE_BYTES_MAX: &str = "16777216";
+
+/// Creates the topics that are missing. Existing ones stay as they are.
+pub async fn ensure_topics(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topics: &[String],
+    partitions: i32,
+    replication: i32,
+) -> Result<(), Fault> {
+    let client: AdminClient<DefaultClientContext> =
+        admin(brokers, properties).create().map_err(|e| fault("cannot create the admin client", &e))?;
+    let new: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|t| {
+            NewTopic::new(t, partitions, TopicReplication::Fixed(replication))
+                .set("max.message.bytes", TOPIC_MESSAGE_BYTES_MAX)
+        })
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX));
+    let unreachable =
+        |e| fault(&format!("no answer from Kafka at {brokers}; is it running, is kafka.brokers right?"), &e);
+    for result in client.create_topics(&new, &options).await.map_err(unreachable)? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                return Err(Fault::new(
+                    FaultClass::Operator,
+                    "kafka",
+                    format!("cannot create the topic {topic}: {code}"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next offset to be written of every partition of a topic.
+pub async fn end_offsets(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topic: &str,
+) -> Result<BTreeMap<i32, i64>, Fault> {
+    let (client, topic) = (admin(brokers, properties), topic.to_owned());
+    asked(move || {
+        let consumer: BaseConsumer = client.create()?;
+        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_MAX)?;
+        let partitions = metadata.topics().iter().flat_map(|t| t.partitions()).map(|p| p.id());
+        partitions.map(|p| Ok((p, consumer.fetch_watermarks(&topic, p, ANSWER_MAX)?.1))).collect()
+    })
+    .await
+}
+
+/// Partitions of each topic, `None` for one that does not exist.
+pub async fn partitions(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topics: &[String],
+) -> Result<BTreeMap<String, Option<usize>>, Fault> {
+    let (client, topics) = (admin(brokers, properties), topics.to_vec());
+    asked(move || {
+        let consumer: BaseConsumer = client.create()?;
+        let metadata = consumer.fetch_metadata(None, ANSWER_MAX)?;
+        let found = |name: &String| {
+            let topic = metadata.topics().iter().find(|t| t.name() == name)?;
+            Some(topic.partitions().len()).filter(|n| *n > 0)
+        };
+        Ok(topics.iter().map(|name| (name.clone(), found(name))).collect())
+    })
+    .await
+}
+
+/// The broker's release as far as the protocol tells it: the newest `metadata.version` that Apache Kafka's feature list names, as
+/// `4.1` for level 27. `None` when the broker names no features (embedded, or older than 3.3).
+pub async fn broker_version(brokers: &str, properties: &BTreeMap<String, String>) -> Option<String> {
+    let _ = (brokers, properties);
+    None
+}
+
+/// The client's questions block: they are asked on a thread of their own, which ends after [`ANSWER_MAX`] at the latest.
+async fn asked<T: Send + 'static>(
+    question: impl FnOnce() -> Result<T, rdkafka::error::KafkaError> + Send + 'static,
+) -> Result<T, Fault> {
+    let (answer_tx, answer_rx) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(answer_tx.send(question())));
+    let answer =
+        answer_rx.await.map_err(|_| Fault::new(FaultClass::Systemic, "kafka", "the asking thread ended"))?;
+    answer.map_err(|e| fault("no answer from Kafka; is it running, is kafka.brokers right?", &e))
+}

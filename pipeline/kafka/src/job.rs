@@ -1,0 +1,238 @@
+//! What a record asks for.
+//!
+//! Accepted, in this order: a null value (tombstone); CloudEvents 1.0 in binary mode (`ce_*` headers) and structured mode; a plain JSON job;
+//! and anything else as the media itself, because most people start with `kcat -P photo.jpg`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use spawn_core::{Body, ItemId, Job, Payload, Rejection};
+
+/// Deepest accepted `metadata` and longest accepted id, in bytes: both end up in an index or in JSON columns.
+const ID_BYTES_MAX: usize = 1024;
+const METADATA_BYTES_MAX: usize = 64 * 1024;
+
+/// A polled record's parts, before anything is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// Topic it lies in.
+    pub topic: &'a str,
+    /// Kafka key.
+    pub key: Option<&'a Bytes>,
+    /// Kafka value; `None` is a tombstone.
+    pub value: Option<&'a Bytes>,
+    /// Kafka headers.
+    pub headers: &'a [(String, Bytes)],
+}
+
+/// Parses a record. Never fails: what cannot be understood is a job with a rejection.
+pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
+    let mut job = Job {
+        id: ItemId::of_record(raw.topic, raw.key.map_or(&[], |k| k), raw.value.map_or(&[], |v| v)),
+        event_id: None,
+        source: raw.topic.to_owned(),
+        source_uri: None,
+        media_type: None,
+        metadata: Map::new(),
+        traceparent: raw.text("traceparent").map(str::to_owned),
+    };
+    let Some(value) = raw.value else {
+        return (job, Body::Delete);
+    };
+    let payload = match raw.form() {
+        Form::Binary => binary(raw, value, &mut job),
+        Form::Structured => object(value).and_then(|event| structured(event, &mut job)),
+        Form::Plain => object(value).and_then(|plain| plain_job(plain, &mut job)),
+        Form::Media => Ok(media(raw, value, &mut job)),
+    };
+    let payload = payload.and_then(|payload| check(&job).map(|()| payload));
+    if let Some(id) = &job.event_id {
+        job.id = ItemId::of_event(&job.source, id);
+    }
+    (job, payload.map_or_else(Body::Rejected, Body::Work))
+}
+
+enum Form {
+    Binary,
+    Structured,
+    Plain,
+    Media,
+}
+
+impl<'a> Raw<'a> {
+    fn header(&self, name: &str) -> Option<&'a Bytes> {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.header(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn content_type(&self) -> Option<&'a str> {
+        self.text("content-type").map(|t| t.split(';').next().unwrap_or(t).trim())
+    }
+
+    fn form(&self) -> Form {
+        match self.content_type() {
+            Some("application/cloudevents+json") => Form::Structured,
+            _ if self.header("ce_specversion").is_some() || self.header("ce_id").is_some() => Form::Binary,
+            Some("application/json") => Form::Plain,
+            // Text that begins with a brace is rarely meant as text; a text pipeline's producers say `text/plain`.
+            None if self.value.is_some_and(|v| looks_like_job(v)) => Form::Plain,
+            _ => Form::Media,
+        }
+    }
+}
+
+fn looks_like_job(value: &[u8]) -> bool {
+    let start = value.trim_ascii_start();
+    start.first() == Some(&b'{')
+        && [&b"\"source\""[..], b"\"uri\"", b"\"text\"", b"\"inline_base64\""]
+            .iter()
+            .any(|key| start[..start.len().min(4096)].windows(key.len()).any(|w| w == *key))
+}
+
+fn binary(raw: Raw<'_>, value: &Bytes, job: &mut Job) -> Result<Payload, Rejection> {
+    job.event_id = raw.text("ce_id").map(str::to_owned);
+    if let Some(source) = raw.text("ce_source") {
+        job.source = source.to_owned();
+    }
+    job.source_uri = raw.text("ce_subject").map(without_credentials);
+    if let Some(metadata) = raw.header("spawn-metadata") {
+        job.metadata = object_at(metadata, "header spawn-metadata")?;
+    }
+    if let Some(uri) = raw.text("ce_dataref") {
+        return Ok(reference(uri, raw.text("ce_datacontenttype").or(raw.content_type()), job));
+    }
+    match raw.content_type() {
+        Some("application/json") => plain_job(object(value)?, job),
+        media_type => {
+            job.media_type = media_type.map(str::to_owned);
+            Ok(Payload::Inline(value.clone()))
+        }
+    }
+}
+
+fn media(raw: Raw<'_>, value: &Bytes, job: &mut Job) -> Payload {
+    job.media_type = raw.content_type().map(str::to_owned);
+    Payload::Inline(value.clone())
+}
+
+fn structured(mut event: Map<String, Value>, job: &mut Job) -> Result<Payload, Rejection> {
+    job.event_id = take_text(&mut event, "id", "")?;
+    if let Some(source) = take_text(&mut event, "source", "")? {
+        job.source = source;
+    }
+    job.source_uri = take_text(&mut event, "subject", "")?.map(|s| without_credentials(&s));
+    job.traceparent = take_text(&mut event, "traceparent", "")?.or(job.traceparent.take());
+    job.media_type = take_text(&mut event, "datacontenttype", "")?;
+    if let Some(uri) = take_text(&mut event, "dataref", "")? {
+        let media_type = job.media_type.take();
+        return Ok(reference(&uri, media_type.as_deref(), job));
+    }
+    if let Some(encoded) = take_text(&mut event, "data_base64", "")? {
+        return inline_base64(&encoded, "/data_base64");
+    }
+    match event.remove("data") {
+        Some(Value::String(text)) => Ok(Payload::Inline(text.into())),
+        Some(Value::Object(plain)) => plain_job(plain, job),
+        Some(_) => Err(field("/data", "a string or an object")),
+        None => Err(field("/data", "one of data, data_base64 and dataref")),
+    }
+}
+
+/// `{"id", "source": {"uri" | "text" | "inline_base64", "media_type"}, "params": {}, "metadata": {}}`, or the source's keys at the top.
+fn plain_job(mut plain: Map<String, Value>, job: &mut Job) -> Result<Payload, Rejection> {
+    job.event_id = take_text(&mut plain, "id", "")?.or(job.event_id.take());
+    let (mut source, at) = match plain.remove("source") {
+        Some(Value::Object(source)) => (source, "/source"),
+        Some(_) => return Err(field("/source", "an object")),
+        None => {
+            let keys = ["uri", "text", "inline_base64", "media_type"];
+            let found = keys.iter().filter_map(|key| Some(((*key).to_owned(), plain.remove(*key)?)));
+            (found.collect(), "")
+        }
+    };
+    match plain.remove("metadata") {
+        Some(Value::Object(metadata)) => job.metadata.extend(metadata),
+        Some(_) => return Err(field("/metadata", "an object")),
+        None => {}
+    }
+    // What we do not know may matter to whoever sent it.
+    job.metadata.extend(plain);
+    let media_type = take_text(&mut source, "media_type", at)?;
+    let uri = take_text(&mut source, "uri", at)?;
+    let text = take_text(&mut source, "text", at)?;
+    let encoded = take_text(&mut source, "inline_base64", at)?;
+    match (uri, text, encoded) {
+        (Some(uri), None, None) => Ok(reference(&uri, media_type.as_deref(), job)),
+        (None, Some(text), None) => {
+            job.media_type = media_type.or_else(|| Some("text/plain".into()));
+            Ok(Payload::Inline(text.into()))
+        }
+        (None, None, Some(encoded)) => {
+            job.media_type = media_type;
+            inline_base64(&encoded, &format!("{at}/inline_base64"))
+        }
+        _ => Err(field(if at.is_empty() { "/" } else { at }, "exactly one of uri, text and inline_base64")),
+    }
+}
+
+fn reference(uri: &str, media_type: Option<&str>, job: &mut Job) -> Payload {
+    job.source_uri = Some(without_credentials(uri));
+    job.media_type = media_type.map(str::to_owned);
+    Payload::Reference(uri.to_owned())
+}
+
+fn inline_base64(encoded: &str, at: &str) -> Result<Payload, Rejection> {
+    BASE64
+        .decode(encoded)
+        .map(|bytes| Payload::Inline(bytes.into()))
+        .map_err(|e| field(at, &format!("standard base64 ({e})")))
+}
+
+fn object(value: &[u8]) -> Result<Map<String, Value>, Rejection> {
+    object_at(value, "the value")
+}
+
+fn object_at(value: &[u8], what: &str) -> Result<Map<String, Value>, Rejection> {
+    let malformed = |detail: String| Rejection::new("envelope", "envelope.malformed", detail);
+    match serde_json::from_slice(value) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(malformed(format!("{what} is JSON, but not an object"))),
+        Err(error) => Err(malformed(format!("{what} is not valid JSON: {error}"))),
+    }
+}
+
+fn take_text(object: &mut Map<String, Value>, key: &str, at: &str) -> Result<Option<String>, Rejection> {
+    match object.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(field(&format!("{at}/{key}"), "a string")),
+    }
+}
+
+fn field(pointer: &str, wanted: &str) -> Rejection {
+    Rejection::new("envelope", "envelope.field", format!("{pointer}: {wanted} is wanted"))
+}
+
+fn check(job: &Job) -> Result<(), Rejection> {
+    if job.event_id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
+        return Err(field("/id", &format!("at most {ID_BYTES_MAX} bytes")));
+    }
+    let metadata: usize = job.metadata.iter().map(|(k, v)| k.len() + v.to_string().len()).sum();
+    if metadata > METADATA_BYTES_MAX {
+        return Err(field("/metadata", &format!("at most {METADATA_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// A URI without what stands before the @ of its authority, and without its query: both carry credentials.
+fn without_credentials(uri: &str) -> String {
+    let uri = uri.split_once('?').map_or(uri, |(head, _)| head);
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
