@@ -1,4 +1,4 @@
-# Where things live. Sourced by every script here; `. setup/env.sh` gives a shell the same.
+# Where things live. Sourced by every script here; `. setup/env.sh` gives a bash the same.
 # shellcheck shell=bash
 
 if [ "$(id -u)" = 0 ]; then
@@ -14,11 +14,17 @@ SPAWN_MODELS="${SPAWN_MODELS:-$SPAWN_CACHE/models}"
 SPAWN_DATA="${SPAWN_DATA:-$SPAWN_CACHE/data}"
 # One target folder outside the checkout: a clean clone builds only what changed.
 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$SPAWN_CACHE/target}"
-PATH="$SPAWN_CACHE/venv/bin:$PATH"
+case ":$PATH:" in
+    *":$SPAWN_CACHE/venv/bin:"*) ;;
+    *) PATH="$SPAWN_CACHE/venv/bin:$PATH" ;;
+esac
+# rustup's folder is on the path of login shells only.
+command -v cargo >/dev/null || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 if [ -z "${LIBTORCH:-}" ]; then
     export LIBTORCH_USE_PYTORCH=1
 fi
 export SPAWN_CACHE SPAWN_STATE SPAWN_HOME SPAWN_MODELS SPAWN_DATA CARGO_TARGET_DIR PATH
 
 say() { printf '%s\n' "$*" >&2; }
+# fail MESSAGE [CODE]: codes after sysexits, as everywhere in Spawn.
 fail() { say "error: $1"; exit "${2:-1}"; }
