@@ -4,6 +4,7 @@ use crate::config::{Config, Limits};
 use crate::decode::{decode, empty};
 use crate::encode::{Encoder, cut};
 use spawn_core::{Media, MediaFacts, Prepared, Rejection, Stage};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Memory that tokenising takes for each byte of text: the normalised string with an alignment of 16 bytes for each byte, the same
@@ -24,8 +25,15 @@ pub struct TextStage {
 }
 
 impl TextStage {
-    /// A stage with the tokenizer whose `tokenizer.json` this is. The error says what is wrong with it or the config.
-    pub fn new(config: Config, limits: Limits, tokenizer_json: &[u8]) -> Result<Self, String> {
+    /// A stage with the tokenizer in this file, a `tokenizer.json`. The error says what is wrong with it or the config.
+    pub fn new(config: Config, limits: Limits, tokenizer_json: &Path) -> Result<Self, String> {
+        let name = |error: &dyn std::fmt::Display| format!("{}: {error}", tokenizer_json.display());
+        let json = std::fs::read(tokenizer_json).map_err(|e| name(&e))?;
+        Self::from_bytes(config, limits, &json).map_err(|e| name(&e))
+    }
+
+    /// As [`TextStage::new`], with the content of the file.
+    pub fn from_bytes(config: Config, limits: Limits, tokenizer_json: &[u8]) -> Result<Self, String> {
         let encoder = Encoder::new(tokenizer_json)?;
         let window = config.window(encoder.special())?;
         let Config { tokens_max, overlap, chunks_max } = config;

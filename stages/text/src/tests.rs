@@ -10,7 +10,7 @@ const SPECIAL: (i64, i64) = (2, 3);
 
 fn stage(tokens_max: usize, overlap: usize, chunks_max: usize) -> TextStage {
     let limits = Limits { bytes_max: 4096, tokens_max: 60 };
-    TextStage::new(Config { tokens_max, overlap, chunks_max }, limits, TOKENIZER).unwrap()
+    TextStage::from_bytes(Config { tokens_max, overlap, chunks_max }, limits, TOKENIZER).unwrap()
 }
 
 fn media(bytes: &[u8]) -> Media {
@@ -155,7 +155,7 @@ fn the_spec_names_whatever_changes_the_ids() {
     let limits = Limits { bytes_max: 1, tokens_max: 1 };
     let base = Config { tokens_max: 64, overlap: 8, chunks_max: 4 };
     let spec = |config: &Config, json: &[u8]| {
-        TextStage::new(config.clone(), limits, json).unwrap().spec().to_owned()
+        TextStage::from_bytes(config.clone(), limits, json).unwrap().spec().to_owned()
     };
     let changed =
         String::from_utf8(TOKENIZER.to_vec()).unwrap().replace("\"lowercase\":true", "\"lowercase\":false");
@@ -182,9 +182,11 @@ fn a_config_that_cannot_work_is_refused() {
         (Config { tokens_max: 10, overlap: 2, chunks_max: 0 }, "chunks_max"),
         (Config { tokens_max: 100_000, overlap: 2, chunks_max: 1 }, "tokens_max"),
     ] {
-        let error = TextStage::new(config, limits, TOKENIZER).err().unwrap();
+        let error = TextStage::from_bytes(config, limits, TOKENIZER).err().unwrap();
         assert!(error.contains(says), "{error}");
     }
     let config = Config { tokens_max: 10, overlap: 2, chunks_max: 1 };
-    assert!(TextStage::new(config, limits, b"{}").err().unwrap().contains("tokenizer.json"));
+    assert!(TextStage::from_bytes(config.clone(), limits, b"{}").err().unwrap().contains("tokenizer.json"));
+    let missing = TextStage::new(config, limits, "/nowhere/tokenizer.json".as_ref()).err().unwrap();
+    assert!(missing.starts_with("/nowhere/tokenizer.json: "), "{missing}");
 }

@@ -1,1 +1,32 @@
-//! placeholder
+//! Models on libtorch: the only crate that names a tensor.
+//!
+//! A model is a folder that says everything about itself, golden vectors included; loading it proves that this machine makes the
+//! same vectors as the one that exported it. What comes in are the arrays of a stage, what goes out are checked embeddings and labels.
+//!
+//! # Layout
+//!
+//! - [`error`]: why a model cannot be loaded ([`LoadError`])
+//! - [`manifest`]: `model.toml` and the version of a folder ([`Manifest`]); works without touching libtorch
+//! - [`runtime`]: threads, malloc, devices: what is set once per process
+//! - [`assemble`]: chunks become one padded batch
+//! - [`module`]: the TorchScript module, through the C++ shim in `native/`
+//! - [`fault`]: which class a failed call has
+//! - [`golden`]: the proof at loading ([`GoldenReport`])
+//! - [`model`]: the seam ([`TorchModel`])
+
+mod assemble;
+pub mod error;
+mod fault;
+pub mod golden;
+pub mod manifest;
+pub mod model;
+mod module;
+pub mod runtime;
+#[cfg(test)]
+mod tests;
+
+pub use error::LoadError;
+pub use golden::GoldenReport;
+pub use manifest::Manifest;
+pub use model::{TorchModel, Tuning};
+pub use runtime::{Device, Threads, cores_granted, init, tune_malloc, versions};

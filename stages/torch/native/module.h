@@ -1,0 +1,53 @@
+// What tch lacks: freeze, optimize_for_inference and inference mode for TorchScript modules.
+//
+// A C interface, so that no C++ type and no exception crosses into Rust: every call that can fail returns null or false
+// and leaves a message, to be given back by `spawn_message_free`.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" {
+
+struct spawn_module;
+struct spawn_outputs;
+
+// One input of a call: a view of row-major host memory that outlives the call.
+struct spawn_input {
+  const void *data;
+  const int64_t *shape;
+  size_t axes;
+  int32_t dtype; // 0 = u8, 1 = f32, 2 = i64
+};
+
+// One output: row-major f32 in host memory, valid until its `spawn_outputs` is freed.
+struct spawn_output {
+  const float *data;
+  const int64_t *shape;
+  size_t axes;
+};
+
+// How a module is made ready. Profiling is a property of the whole process.
+struct spawn_options {
+  int32_t cuda; // device index, or -1 for the CPU
+  bool freeze;
+  bool optimise;
+  bool profiling;
+};
+
+spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message);
+void spawn_module_free(spawn_module *module);
+
+// Runs `forward` without autograd. The answer is a tensor or a tuple of tensors.
+spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inputs, size_t count, char **message);
+size_t spawn_outputs_count(const spawn_outputs *outputs);
+bool spawn_outputs_get(const spawn_outputs *outputs, size_t index, spawn_output *output);
+void spawn_outputs_free(spawn_outputs *outputs);
+
+void spawn_message_free(char *message);
+
+// Threads within an operation and between operations. The second can be set once in the life of a process.
+bool spawn_set_threads(int32_t intra, int32_t inter, char **message);
+
+// Version of libtorch.
+const char *spawn_torch_version();
+}

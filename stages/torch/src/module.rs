@@ -1,0 +1,202 @@
+//! A TorchScript module, through the C++ shim: what tch lacks is freezing, `optimize_for_inference` and inference mode.
+
+use crate::model::Tuning;
+use spawn_core::ArrayData;
+use std::ffi::{CStr, CString, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// One input of a call: the arrays of all chunks, batch axis first.
+#[derive(Debug)]
+pub(crate) struct Batched {
+    /// Extents, batch axis included.
+    pub(crate) shape: Vec<i64>,
+    /// As many elements as the product of `shape`.
+    pub(crate) data: ArrayData,
+}
+
+/// One tensor of the answer, row-major.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Vec<f32>,
+}
+
+/// How a module is made ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// GPU, or the CPU.
+    pub(crate) cuda: Option<u8>,
+    pub(crate) tuning: Tuning,
+}
+
+/// A loaded module. Runs where it was loaded.
+pub(crate) struct Module(NonNull<ffi::Module>);
+
+// SAFETY: libtorch's modules are not tied to a thread; `&mut self` in `forward` keeps two threads from using one at once.
+unsafe impl Send for Module {}
+
+impl Module {
+    pub(crate) fn load(path: &Path, options: Options) -> Result<Self, String> {
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+        let options = ffi::Options {
+            cuda: options.cuda.map_or(-1, i32::from),
+            freeze: options.tuning.freeze,
+            optimise: options.tuning.optimise,
+            profiling: options.tuning.profiling,
+        };
+        // SAFETY: the path ends with NUL and both pointers live for the call; the shim catches every exception.
+        let module =
+            with_message(|message| unsafe { ffi::spawn_module_load(path.as_ptr(), &options, message) })?;
+        NonNull::new(module).map(Self).ok_or_else(|| "no module".into())
+    }
+
+    /// Runs the module. The error is libtorch's message.
+    pub(crate) fn forward(&mut self, inputs: &[Batched]) -> Result<Vec<Output>, String> {
+        let views = inputs.iter().map(Batched::view).collect::<Result<Vec<_>, _>>()?;
+        // SAFETY: the views point into `inputs`, which outlive the call, and hold as many elements as their shape says.
+        let outputs = with_message(|message| unsafe {
+            ffi::spawn_module_forward(self.0.as_ptr(), views.as_ptr(), views.len(), message)
+        })?;
+        let outputs = Outputs(NonNull::new(outputs).ok_or("no outputs")?);
+        Ok((0..outputs.count()).map(|i| outputs.get(i)).collect())
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: made by `spawn_module_load`, freed once.
+        unsafe { ffi::spawn_module_free(self.0.as_ptr()) }
+    }
+}
+
+impl Batched {
+    fn view(&self) -> Result<ffi::Input, String> {
+        let (dtype, data, count) = match &self.data {
+            ArrayData::U8(v) => (0, v.as_ptr().cast(), v.len()),
+            ArrayData::F32(v) => (1, v.as_ptr().cast(), v.len()),
+            ArrayData::I64(v) => (2, v.as_ptr().cast(), v.len()),
+        };
+        let want = self.shape.iter().try_fold(1usize, |n, e| n.checked_mul(usize::try_from(*e).ok()?));
+        if want != Some(count) {
+            return Err(format!("an input of shape {:?} has {count} elements", self.shape));
+        }
+        Ok(ffi::Input { data, shape: self.shape.as_ptr(), axes: self.shape.len(), dtype })
+    }
+}
+
+/// The answer of a call, until it is copied out.
+struct Outputs(NonNull<ffi::Outputs>);
+
+impl Outputs {
+    fn count(&self) -> usize {
+        // SAFETY: made by `spawn_module_forward` and not yet freed.
+        unsafe { ffi::spawn_outputs_count(self.0.as_ptr()) }
+    }
+
+    fn get(&self, index: usize) -> Output {
+        let mut output = ffi::Output { data: std::ptr::null(), shape: std::ptr::null(), axes: 0 };
+        // SAFETY: as above; `output` is written only when the index is below the count.
+        let there = unsafe { ffi::spawn_outputs_get(self.0.as_ptr(), index, &mut output) };
+        if !there || output.axes == 0 || output.data.is_null() {
+            return Output { shape: Vec::new(), data: Vec::new() };
+        }
+        // SAFETY: the shape has `axes` elements, the data as many as their product, both valid until `self` is dropped.
+        unsafe {
+            let shape = std::slice::from_raw_parts(output.shape, output.axes);
+            let shape: Vec<usize> = shape.iter().map(|e| usize::try_from(*e).unwrap_or(0)).collect();
+            let data = std::slice::from_raw_parts(output.data, shape.iter().product());
+            Output { shape, data: data.to_vec() }
+        }
+    }
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        // SAFETY: made by `spawn_module_forward`, freed once.
+        unsafe { ffi::spawn_outputs_free(self.0.as_ptr()) }
+    }
+}
+
+/// libtorch's threads within an operation and between operations.
+pub(crate) fn set_threads(intra: i32, inter: i32) -> Result<(), String> {
+    // SAFETY: sets two numbers; the shim catches every exception.
+    with_message(|message| unsafe { ffi::spawn_set_threads(intra, inter, message) }).map(|_| ())
+}
+
+/// Version of libtorch.
+pub(crate) fn version() -> &'static str {
+    // SAFETY: a constant string that ends with NUL.
+    unsafe { CStr::from_ptr(ffi::spawn_torch_version()) }.to_str().unwrap_or("unknown")
+}
+
+/// Calls the shim; a message that it left is the error.
+fn with_message<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T, String> {
+    let mut message: *mut c_char = std::ptr::null_mut();
+    let answer = call(&mut message);
+    if message.is_null() {
+        return Ok(answer);
+    }
+    // SAFETY: the shim leaves null or a string of its own that ends with NUL and is given back once.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        ffi::spawn_message_free(message);
+        Err(text)
+    }
+}
+
+/// `native/module.h`, line by line.
+mod ffi {
+    use std::ffi::{c_char, c_void};
+
+    #[repr(C)]
+    pub(super) struct Module {
+        _opaque: [u8; 0],
+    }
+    #[repr(C)]
+    pub(super) struct Outputs {
+        _opaque: [u8; 0],
+    }
+    #[repr(C)]
+    pub(super) struct Input {
+        pub(super) data: *const c_void,
+        pub(super) shape: *const i64,
+        pub(super) axes: usize,
+        pub(super) dtype: i32,
+    }
+    #[repr(C)]
+    pub(super) struct Output {
+        pub(super) data: *const f32,
+        pub(super) shape: *const i64,
+        pub(super) axes: usize,
+    }
+    #[repr(C)]
+    pub(super) struct Options {
+        pub(super) cuda: i32,
+        pub(super) freeze: bool,
+        pub(super) optimise: bool,
+        pub(super) profiling: bool,
+    }
+
+    unsafe extern "C" {
+        pub(super) fn spawn_module_load(
+            path: *const c_char,
+            options: *const Options,
+            message: *mut *mut c_char,
+        ) -> *mut Module;
+        pub(super) fn spawn_module_free(module: *mut Module);
+        pub(super) fn spawn_module_forward(
+            module: *mut Module,
+            inputs: *const Input,
+            count: usize,
+            message: *mut *mut c_char,
+        ) -> *mut Outputs;
+        pub(super) fn spawn_outputs_count(outputs: *const Outputs) -> usize;
+        pub(super) fn spawn_outputs_get(outputs: *const Outputs, index: usize, output: *mut Output) -> bool;
+        pub(super) fn spawn_outputs_free(outputs: *mut Outputs);
+        pub(super) fn spawn_message_free(message: *mut c_char);
+        pub(super) fn spawn_set_threads(intra: i32, inter: i32, message: *mut *mut c_char) -> bool;
+        pub(super) fn spawn_torch_version() -> *const c_char;
+    }
+}

@@ -1,0 +1,69 @@
+//! The models that the project ships with, as they were exported. `make test` installs them.
+
+use crate::{Device, LoadError, Manifest, TorchModel};
+use spawn_core::{Features, Model};
+use std::path::{Path, PathBuf};
+
+/// Every folder with a manifest in the models' folder; there must be some.
+fn models() -> Vec<PathBuf> {
+    let folder = std::env::var_os("SPAWN_MODELS").map(PathBuf::from).unwrap_or_else(|| {
+        let root = PathBuf::from("/var/cache/spawn");
+        let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/spawn"));
+        // SAFETY: geteuid has no preconditions and cannot fail.
+        let is_root = unsafe { libc::geteuid() } == 0;
+        home.filter(|_| !is_root).unwrap_or(root).join("models")
+    });
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let models: Vec<PathBuf> = entries.filter(|path| path.join("model.toml").is_file()).collect();
+    assert!(
+        !models.is_empty(),
+        "no models in {}: run `make test`, which installs them, or name their folder in SPAWN_MODELS",
+        folder.display()
+    );
+    models
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() { copy(&from, &to) } else { std::fs::copy(&from, &to).map(|_| ()).unwrap() }
+    }
+}
+
+#[test]
+fn every_shipped_model_is_proved_on_this_machine() {
+    for dir in models() {
+        let mut model = TorchModel::load(&dir, &Device::Cpu).unwrap();
+        let report = model.golden();
+        assert!(report.count >= 2 && report.cosine_min >= 1.0 - 1e-5, "{}: {report:?}", dir.display());
+        let examples: Vec<Features> = model.examples().take(2).cloned().collect();
+        let chunks: Vec<&Features> = examples.iter().collect();
+        let inferences = model.infer(&chunks).unwrap();
+        assert!(inferences.iter().all(|i| i.embedding.is_some()), "{}", dir.display());
+        let labels = model.manifest().labels_top;
+        assert!(inferences.iter().all(|i| i.labels.len() == labels), "{}", dir.display());
+        model.control().unwrap();
+    }
+}
+
+#[test]
+fn a_shipped_model_with_other_weights_is_refused() {
+    let dir = models()
+        .into_iter()
+        .min_by_key(|dir| std::fs::metadata(dir.join("model.pt")).unwrap().len())
+        .unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    copy(&dir, temporary.path());
+    let path = temporary.path().join("model.pt");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The archive is not compressed: the middle of the file is weights. Every sign there is turned.
+    let (start, end) = (bytes.len() / 4, bytes.len() * 3 / 4);
+    bytes[start..end].iter_mut().skip(3).step_by(4).for_each(|byte| *byte ^= 0x80);
+    std::fs::write(&path, bytes).unwrap();
+    let version = |dir: &Path| Manifest::read(dir).unwrap().version().unwrap();
+    assert_ne!(version(&dir), version(temporary.path()));
+    let error = TorchModel::load(temporary.path(), &Device::Cpu).err().unwrap();
+    // The archive has checksums: libtorch itself may refuse it before the golden vectors do.
+    assert!(matches!(error, LoadError::Golden { .. } | LoadError::Module { .. }), "{error}");
+}
