@@ -1,0 +1,165 @@
+//! The entry: dispatches by scheme, and retries what may pass.
+
+use crate::guard::Guard;
+use crate::{file, http};
+use bytes::Bytes;
+use spawn_core::{Media, Payload, Refusal, Rejection};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use url::Url;
+
+/// Longest time that one record may spend on retries in the line. An ordered line waits for its slowest record: what takes longer is
+/// deferred and tried again outside of it.
+const RETRY_WITHIN: Duration = Duration::from_secs(2);
+/// First wait between tries; doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// What may be fetched, and how much of it.
+#[derive(Clone, Debug)]
+pub struct FetchConfig {
+    /// Folders below which `file://` references may lie; none without one.
+    pub file_roots: Vec<PathBuf>,
+    /// Whether `http(s)://` is followed.
+    pub http_allowed: bool,
+    /// Hosts that may be asked; all without one.
+    pub hosts_allowed: Vec<String>,
+    /// Whether loopback, private and link-local addresses may be asked.
+    pub private_addresses_allowed: bool,
+    /// Bytes of one payload.
+    pub bytes_max: usize,
+    /// One attempt, connection included.
+    pub timeout: Duration,
+    /// Redirects followed.
+    pub redirects_max: usize,
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self {
+            file_roots: Vec::new(),
+            http_allowed: true,
+            hosts_allowed: Vec::new(),
+            private_addresses_allowed: false,
+            bytes_max: 32 << 20,
+            timeout: Duration::from_secs(2),
+            redirects_max: 3,
+        }
+    }
+}
+
+/// Fetches payloads. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    roots: Vec<PathBuf>,
+    http: Option<http::Client>,
+    bytes_max: usize,
+}
+
+/// Why an attempt gave nothing.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// For good.
+    Rejected(Rejection),
+    /// It may work later.
+    Transient(String),
+}
+
+pub(crate) fn reject(code: &'static str, detail: impl std::fmt::Display) -> Failed {
+    Failed::Rejected(Rejection::new("fetch", code, detail))
+}
+
+impl Fetcher {
+    /// Checks the folders and builds the client.
+    pub fn new(config: FetchConfig) -> Result<Self, FetchConfigError> {
+        let canonical = |root: &PathBuf| {
+            root.canonicalize()
+                .map_err(|e| FetchConfigError(format!("fetch.file_roots: {}: {e}", root.display())))
+        };
+        let roots = config.file_roots.iter().map(canonical).collect::<Result<_, _>>()?;
+        let http = match config.http_allowed {
+            true => Some(http::Client::new(&config, Guard::new(&config)).map_err(FetchConfigError)?),
+            false => None,
+        };
+        Ok(Self { roots, http, bytes_max: config.bytes_max })
+    }
+
+    /// Most bytes that the payload can turn out to have, without asking anybody but the file system.
+    pub fn size_bound(&self, payload: &Payload) -> usize {
+        match payload {
+            Payload::Inline(bytes) => bytes.len(),
+            Payload::Reference(uri) => match Url::parse(uri) {
+                Ok(url) if url.scheme() == "file" => file::size(&url).map_or(0, |n| n.min(self.bytes_max)),
+                _ => self.bytes_max,
+            },
+        }
+    }
+
+    /// The bytes. Refusals name what was found; never credentials or queries of a URI.
+    pub async fn fetch(&self, payload: Payload, hint: Option<String>) -> Result<Media, Refusal> {
+        let (bytes, hint) = match payload {
+            Payload::Inline(bytes) => (bytes, hint),
+            Payload::Reference(uri) => {
+                let (bytes, found) = self.resolve(&uri).await?;
+                (bytes, hint.or(found))
+            }
+        };
+        if bytes.is_empty() {
+            return Err(Rejection::new("fetch", "payload.empty", "the payload has no bytes").into());
+        }
+        if bytes.len() > self.bytes_max {
+            return Err(too_large(bytes.len() as u64, self.bytes_max).into());
+        }
+        Ok(Media::new(bytes, hint))
+    }
+
+    /// Tries for a while, then leaves it for later.
+    async fn resolve(&self, uri: &str) -> Result<(Bytes, Option<String>), Refusal> {
+        let url =
+            Url::parse(uri).map_err(|e| Rejection::new("fetch", "payload.uri", format!("not a URI: {e}")))?;
+        let (started, mut wait) = (Instant::now(), RETRY_FIRST);
+        loop {
+            match self.attempt(&url).await {
+                Ok(found) => return Ok(found),
+                Err(Failed::Rejected(rejection)) => return Err(rejection.into()),
+                Err(Failed::Transient(detail)) if started.elapsed() + wait >= RETRY_WITHIN => {
+                    return Err(Refusal::Defer(Rejection::new("fetch", "payload.unreachable", detail)));
+                }
+                Err(Failed::Transient(_)) => tokio::time::sleep(wait).await,
+            }
+            wait *= 2;
+        }
+    }
+
+    async fn attempt(&self, url: &Url) -> Result<(Bytes, Option<String>), Failed> {
+        match (url.scheme(), &self.http) {
+            ("file", _) => file::read(url, &self.roots, self.bytes_max).await.map(|bytes| (bytes, None)),
+            ("http" | "https", Some(client)) => client.get(url.clone(), self.bytes_max).await,
+            ("http" | "https", None) => {
+                Err(reject("payload.denied", "fetch.http is off: http references are not followed"))
+            }
+            (scheme, _) => {
+                Err(reject("payload.uri", format!("scheme `{scheme}`: file, http and https are understood")))
+            }
+        }
+    }
+}
+
+pub(crate) fn too_large(bytes: u64, bytes_max: usize) -> Rejection {
+    Rejection::new(
+        "fetch",
+        "payload.too_large",
+        format!("{bytes} bytes, fetch.payload_bytes_max is {bytes_max}"),
+    )
+}
+
+/// A setting of the fetcher that cannot work.
+#[derive(Debug)]
+pub struct FetchConfigError(String);
+
+impl std::fmt::Display for FetchConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FetchConfigError {}

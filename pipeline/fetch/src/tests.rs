@@ -1,0 +1,153 @@
+//! Against files in a temporary folder and a small HTTP server on loopback.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use crate::{FetchConfig, Fetcher};
+use bytes::Bytes;
+use spawn_core::{Payload, Refusal};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("spawn-fetch-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(path.join("open")).unwrap();
+        Self(path.canonicalize().unwrap())
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        let config =
+            FetchConfig { file_roots: vec![self.0.join("open")], bytes_max: 100, ..FetchConfig::default() };
+        Fetcher::new(config).unwrap()
+    }
+
+    fn uri(&self, path: &str) -> Payload {
+        Payload::Reference(format!("file://{}/{path}", self.0.display()))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+async fn code(fetcher: &Fetcher, payload: Payload) -> String {
+    match fetcher.fetch(payload, None).await {
+        Ok(media) => format!("ok {}", media.bytes.len()),
+        Err(Refusal::Reject(rejection)) => rejection.code.into_owned(),
+        Err(Refusal::Defer(rejection)) => format!("deferred {}", rejection.code),
+    }
+}
+
+#[tokio::test]
+async fn files_are_read_below_their_roots_and_nowhere_else() {
+    let folder = Folder::new("files");
+    std::fs::write(folder.0.join("open/a"), [1; 60]).unwrap();
+    std::fs::write(folder.0.join("open/empty"), []).unwrap();
+    std::fs::write(folder.0.join("open/big"), [1; 101]).unwrap();
+    std::fs::write(folder.0.join("secret"), [1; 10]).unwrap();
+    std::os::unix::fs::symlink(folder.0.join("secret"), folder.0.join("open/link")).unwrap();
+    let fetcher = folder.fetcher();
+    for (path, expected) in [
+        ("open/a", "ok 60"),
+        ("open/empty", "payload.empty"),
+        ("open/big", "payload.too_large"),
+        ("open/missing", "payload.not_found"),
+        ("secret", "payload.denied"),
+        ("open/link", "payload.denied"),
+        ("open/../secret", "payload.denied"),
+        ("open", "payload.denied"),
+    ] {
+        assert_eq!(code(&fetcher, folder.uri(path)).await, expected, "{path}");
+    }
+    assert_eq!(fetcher.size_bound(&folder.uri("open/a")), 60);
+    assert_eq!(code(&fetcher, Payload::Reference("ftp://host/x".into())).await, "payload.uri");
+    assert_eq!(code(&fetcher, Payload::Reference("no uri".into())).await, "payload.uri");
+    assert_eq!(code(&fetcher, Payload::Inline(Bytes::from_static(&[1; 101]))).await, "payload.too_large");
+}
+
+/// Answers each request with the next of `answers`, the last one for ever; counts the requests.
+async fn server(answers: Vec<String>) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let answer = answers[counted.fetch_add(1, Relaxed).min(answers.len() - 1)].clone();
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _read = socket.read(&mut request).await;
+                let _written = socket.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    (format!("http://{address}/x?token=secret"), count)
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+fn private() -> Fetcher {
+    Fetcher::new(FetchConfig { private_addresses_allowed: true, bytes_max: 100, ..FetchConfig::default() })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn statuses_decide_between_now_later_and_never() {
+    for (answers, expected, requests) in [
+        (vec![answer("200 OK", "content-type: image/png\r\n", "abc")], "ok 3", 1),
+        (vec![answer("404 Not Found", "", "")], "payload.not_found", 1),
+        (vec![answer("403 Forbidden", "", "")], "payload.http_status", 1),
+        (vec![answer("503 Busy", "", ""), answer("200 OK", "", "abc")], "ok 3", 2),
+        (vec![answer("200 OK", "", &"x".repeat(101))], "payload.too_large", 1),
+    ] {
+        let (uri, count) = server(answers).await;
+        assert_eq!(code(&private(), Payload::Reference(uri)).await, expected);
+        assert_eq!(count.load(Relaxed), requests, "{expected}");
+    }
+}
+
+#[tokio::test]
+async fn what_stays_away_is_deferred_after_two_seconds_of_tries() {
+    let (uri, count) = server(vec![answer("503 Busy", "", "")]).await;
+    let started = std::time::Instant::now();
+    assert_eq!(code(&private(), Payload::Reference(uri)).await, "deferred payload.unreachable");
+    assert!(count.load(Relaxed) >= 3, "{} tries", count.load(Relaxed));
+    assert!(started.elapsed().as_secs_f64() < 3.0);
+}
+
+#[tokio::test]
+async fn private_addresses_are_refused_by_literal_by_name_and_by_redirect() {
+    let (uri, count) = server(vec![answer("200 OK", "", "abc")]).await;
+    let guarded = Fetcher::new(FetchConfig::default()).unwrap();
+    assert_eq!(code(&guarded, Payload::Reference(uri.clone())).await, "payload.denied");
+    assert_eq!(
+        code(&guarded, Payload::Reference(uri.replace("127.0.0.1", "localhost"))).await,
+        "payload.denied"
+    );
+    assert_eq!(count.load(Relaxed), 0, "nobody was asked");
+    let only = FetchConfig {
+        hosts_allowed: vec!["127.0.0.1".into()],
+        private_addresses_allowed: true,
+        ..FetchConfig::default()
+    };
+    let elsewhere = answer("302 Found", "location: http://localhost/\r\n", "");
+    let (uri, _) = server(vec![elsewhere]).await;
+    assert_eq!(code(&Fetcher::new(only).unwrap(), Payload::Reference(uri)).await, "payload.denied");
+}
+
+#[tokio::test]
+async fn details_keep_credentials_to_themselves() {
+    let (uri, _) = server(vec![answer("403 Forbidden", "", "")]).await;
+    let refusal = private().fetch(Payload::Reference(uri), None).await.unwrap_err();
+    let (Refusal::Reject(rejection) | Refusal::Defer(rejection)) = refusal;
+    assert!(!rejection.detail.contains("secret"), "{rejection}");
+}
