@@ -51,7 +51,7 @@ fn write(directory: &Path, file: &Path, index: usize, samples: &[f32]) -> Result
 
 fn run() -> Result<(), String> {
     let arguments = arguments()?;
-    let limits = Limits { bytes_max: 1 << 30, seconds_max: 86_400.0, ..Limits::default() };
+    let limits = Limits { bytes_max: 1 << 30, seconds_max: 86_400.0 };
     let mut decoder = Decoder::new(arguments.rate, limits);
     let mut audio_seconds = 0.0;
     let mut refused = Vec::new();

@@ -67,13 +67,11 @@ pub struct Limits {
     pub bytes_max: usize,
     /// Longest clip in seconds, by its header and, where that lies, by what comes out of the decoder.
     pub seconds_max: f64,
-    /// Most channels.
-    pub channels_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes_max: 64 << 20, seconds_max: 3_600.0, channels_max: 32 }
+        Self { bytes_max: 64 << 20, seconds_max: 3_600.0 }
     }
 }
 
@@ -81,8 +79,8 @@ impl Limits {
     /// Checks the ranges.
     pub fn validate(&self) -> Result<(), String> {
         let day = 86_400.0;
-        if self.bytes_max == 0 || self.channels_max == 0 {
-            return Err("audio limits: bytes_max and channels_max must be at least 1".into());
+        if self.bytes_max == 0 {
+            return Err("audio limits: bytes_max must be at least 1".into());
         }
         if !(self.seconds_max > 0.0 && self.seconds_max <= day) {
             return Err("audio limits: seconds_max must be above 0 and at most 86400".into());

@@ -1,17 +1,19 @@
 //! Mono to the model's rate, by FFT.
 //!
 //! rubato's synchronous resampler multiplies the spectrum of each block with a windowed sinc as long as the block, so the
-//! block decides the quality. Blocks of at least 4,096 input frames and a tenth of a second keep the pass band flat to 7.6
-//! kHz at 16 kHz and push aliases below -120 dB; `tests/quality.rs` measures both. The polynomial modes of the same crate
-//! alias and are not used.
+//! block decides the quality. Blocks of a tenth of a second or more (7,056 frames at 44.1 kHz, 6,144 at 48 kHz) keep the
+//! pass band flat to 7.6 kHz at 16 kHz and push aliases below -120 dB; `tests/quality.rs` measures both. The polynomial
+//! modes of the same crate alias and are not used.
 
 use crate::reject;
 use audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler as _, WindowFunction};
 use spawn_core::Rejection;
 
-/// Fewest input frames of a block. Half of it cuts the pass band.
-const BLOCK_FRAMES_MIN: usize = 4_096;
+/// Fewest input frames of a block, for low rates. A quarter of it cuts the pass band.
+const BLOCK_FRAMES_MIN: usize = 2_048;
+/// Blocks a second, at most: ten. Shorter ones cut the pass band.
+const BLOCKS_PER_SECOND_MAX: usize = 10;
 /// Rates that are accepted, in hertz.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
 /// Resamplers that a worker keeps. Real collections have a handful of rates.
@@ -193,7 +195,7 @@ pub(crate) fn bytes_max(rate_in: u32, rate_out: u32) -> usize {
 /// Input frames of a block for these rates.
 fn block_frames(rate_in: u32, rate_out: u32) -> usize {
     let unit = (rate_in / gcd(rate_in, rate_out)) as usize;
-    let wanted = BLOCK_FRAMES_MIN.max(rate_in as usize / 10);
+    let wanted = BLOCK_FRAMES_MIN.max(rate_in as usize / BLOCKS_PER_SECOND_MAX);
     let units = wanted.div_ceil(unit);
     // Even: an odd block has its middle between two samples, and all would be half a sample late. A power of two: the
     // transform of 16 units at 44.1 kHz takes three quarters of the time that 10 units take.

@@ -26,12 +26,17 @@ static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
 /// Where the OpusHead packet has its pre-skip (RFC 7845, section 5.1), in samples at 48 kHz, little endian.
 const OPUS_PRE_SKIP: std::ops::Range<usize> = 10..12;
 
+/// Most channels. Real surround sound has 24; beyond that the header is wrong, and each channel is a buffer.
+const CHANNELS_MAX: usize = 32;
+
 /// A file whose header was read.
 pub(crate) struct Source {
     pub(crate) container: Container,
     pub(crate) reader: Box<dyn FormatReader>,
     pub(crate) track: u32,
     params: AudioCodecParameters,
+    /// Size of the file.
+    bytes: usize,
     /// Samples a second, by the header.
     pub(crate) rate: u32,
     /// Ends of the track by its header.
@@ -105,7 +110,7 @@ impl Source {
             params.sample_rate.ok_or_else(|| reject("decode.malformed", "the header has no sample rate"))?;
         resample::check_rate(rate)?;
         let channels = params.channels.as_ref().map_or(1, |c| c.count());
-        check_channels(channels, limits)?;
+        check_channels(channels)?;
         let trim = trim(bytes, container, &mut params, track, rate);
         let declared = declared(container, reader.as_ref(), track, rate, trim);
         if let Some(declared) = declared
@@ -114,7 +119,20 @@ impl Source {
             return Err(too_long(declared.seconds, limits));
         }
         let track = track.id;
-        Ok(Self { container, reader, track, params, rate, declared, trim })
+        Ok(Self { container, reader, track, params, bytes: bytes.len(), rate, declared, trim })
+    }
+
+    /// Most seconds that can come out: what the header declares, or what the smallest frames there are would hold, or
+    /// `None` where a byte may hold any amount of sound.
+    pub(crate) fn seconds_most(&self) -> Option<f64> {
+        let by_frames = match self.container {
+            // Layer III goes down to 8 kbit/s.
+            Container::Mpeg => Some(self.bytes as f64 / 1_000.0 + 1.0),
+            // 1,024 samples behind a header of 7 bytes.
+            Container::Adts => Some((self.bytes as f64 / 7.0 + 1.0) * 1_024.0 / f64::from(self.rate)),
+            _ => None,
+        };
+        self.declared.map(|declared| declared.seconds).or(by_frames)
     }
 
     /// Is the end of the bytes also the end of the sound? A live WebM recording has neither a duration nor a last element.
@@ -139,13 +157,13 @@ pub(crate) fn too_long(seconds: f64, limits: &Limits) -> Rejection {
     reject("limit.duration", detail)
 }
 
-/// Refuses more channels than the deployment accepts.
-pub(crate) fn check_channels(channels: usize, limits: &Limits) -> Result<(), Rejection> {
+/// Refuses more channels than sound has.
+pub(crate) fn check_channels(channels: usize) -> Result<(), Rejection> {
     if channels == 0 {
         return Err(reject("decode.malformed", "the header declares no channel"));
     }
-    if channels > limits.channels_max {
-        let detail = format!("{channels} channels, at most {} are accepted", limits.channels_max);
+    if channels > CHANNELS_MAX {
+        let detail = format!("{channels} channels, at most {CHANNELS_MAX} are accepted");
         return Err(reject("decode.unsupported", detail));
     }
     Ok(())

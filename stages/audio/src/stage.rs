@@ -49,17 +49,17 @@ impl Stage for AudioStage {
     }
 
     fn footprint(&self, media: &Media) -> Result<usize, Rejection> {
-        let (rate, declared) = contained(|| {
+        let (rate, most) = contained(|| {
             let source = Source::open(&media.bytes, &self.limits)?;
-            Ok((source.rate, source.declared.map(|d| d.seconds)))
+            Ok((source.rate, source.seconds_most()))
         })?;
-        let seconds = declared.unwrap_or(self.limits.seconds_max);
+        let seconds = most.unwrap_or(f64::MAX).min(self.limits.seconds_max);
         let all = (seconds * f64::from(self.config.sample_rate)).ceil() as usize;
         let samples = all.min(windows::samples_max(&self.config));
         let chunks = windows::count(&self.config, samples).min(self.config.windows_max);
         let slack = 2 * self.config.sample_rate as usize;
-        // Without a declared length the clip's memory grows by doubling: old and new are held for a moment.
-        let copies = if declared.is_some() { 1 } else { 3 };
+        // Without a bound the clip's memory grows by doubling: old and new are held for a moment.
+        let copies = if most.is_some() { 1 } else { 3 };
         let resampler = resample::bytes_max(rate, self.config.sample_rate);
         // The reader's tables and tags (sample sizes, pictures) are copies of parts of the file.
         let reader = 2 * media.bytes.len();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod footprint;
 mod formats;
 mod golden;
 mod headers;
@@ -33,7 +34,7 @@ fn config() -> Config {
 }
 
 fn limits() -> Limits {
-    Limits { bytes_max: 8 << 20, seconds_max: 60.0, channels_max: 8 }
+    Limits { bytes_max: 8 << 20, seconds_max: 60.0 }
 }
 
 /// `seconds` of a sine.
