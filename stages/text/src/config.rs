@@ -21,7 +21,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes of the media. Tokenising takes about 100 times as much memory (see `encode::BYTES_PER_BYTE`).
+    /// Bytes of the media.
     pub bytes_max: usize,
     /// Tokens of the whole text, special tokens not included.
     pub tokens_max: usize,

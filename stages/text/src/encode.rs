@@ -4,6 +4,10 @@ use crate::config::Config;
 use spawn_core::{Array, ArrayData, Features};
 use tokenizers::Tokenizer;
 
+/// Bytes that are tokenised at once. The tokenizer needs hundreds of bytes of memory for each, so a text of megabytes must not go in
+/// as a whole. Pieces end before white space, where tokenizers split anyway; only a text that has none for so long is cut elsewhere.
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
+
 /// A tokenizer whose special tokens are known apart from it: the text is tokenised once, then cut, and every chunk gets them.
 #[derive(Clone)]
 pub(crate) struct Encoder {
@@ -28,10 +32,17 @@ impl Encoder {
         self.prefix.len() + self.suffix.len()
     }
 
-    /// The ids of the whole text, without special tokens around it.
-    pub(crate) fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
-        Ok(encoding.get_ids().to_vec())
+    /// The ids of the text, without special tokens around it, piece by piece; stops once there are more than `tokens_max`.
+    pub(crate) fn ids(&self, text: &str, tokens_max: usize) -> Result<Vec<u32>, String> {
+        let mut ids = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() && ids.len() <= tokens_max {
+            let (piece, after) = rest.split_at(piece_end(rest));
+            let encoding = self.tokenizer.encode_fast(piece, false).map_err(|e| e.to_string())?;
+            ids.extend_from_slice(encoding.get_ids());
+            rest = after;
+        }
+        Ok(ids)
     }
 
     /// One chunk: the special tokens around `ids`, all of them to be attended to.
@@ -47,6 +58,15 @@ impl Encoder {
             ],
         }
     }
+}
+
+/// Where the first piece of `text` ends; never 0.
+fn piece_end(text: &str) -> usize {
+    if text.len() <= PIECE_BYTES {
+        return text.len();
+    }
+    let piece = &text[..text.floor_char_boundary(PIECE_BYTES)];
+    piece.rfind(char::is_whitespace).filter(|end| *end > 0).unwrap_or(piece.len())
 }
 
 /// What the tokenizer puts before and after a text.
