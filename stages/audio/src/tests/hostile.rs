@@ -1,9 +1,10 @@
 //! Damaged files: whatever comes, the stage answers, and goes on to work.
 
-use super::{config, fixture, limits};
+use super::{config, fixture, limits, wav};
+use crate::decode::contained;
 use crate::{AudioStage, Decoder};
 use bytes::Bytes;
-use spawn_core::{Media, Stage};
+use spawn_core::{Media, Rejection, Stage};
 
 const NAMES: [&str; 12] = [
     "s16-mono.wav",
@@ -19,7 +20,7 @@ const NAMES: [&str; 12] = [
     "opus.ogg",
     "opus.webm",
 ];
-const ROUNDS: u64 = 150;
+const ROUNDS: u64 = 600;
 
 /// Marsaglia's xorshift64: the same damage on each run.
 struct Random(u64);
@@ -100,6 +101,20 @@ fn damaged_files_get_an_answer() {
     }
     // The damage must reach both ways out, or this test says nothing.
     assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
+fn a_panic_inside_is_a_rejection() {
+    let code = |answer: Result<(), Rejection>| answer.unwrap_err().code;
+    assert_eq!(
+        code(contained(|| panic!("what a decoder does on bytes it did not expect"))),
+        "decode.malformed"
+    );
+    // 65,535 channels of four bytes: more than the reader's arithmetic holds.
+    let mut file = wav(1, 32, 1, 16_000, &[0; 400]).to_vec();
+    file[22..24].fill(0xff);
+    let stage = AudioStage::new(config(), limits()).unwrap();
+    assert_eq!(code(stage.footprint(&Media::new(file.into(), None)).map(drop)), "decode.malformed");
 }
 
 #[test]
