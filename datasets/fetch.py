@@ -149,8 +149,8 @@ def fetch(source: Source, out: Path) -> list[str]:
     """Files of one source, downloaded unless they are there."""
     mark = out / ".sources" / f"{source['name']}.json"
     entry = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
-    if mark.is_file():
-        known = json.loads(mark.read_text())
+    known = json.loads(mark.read_text()) if mark.is_file() else None
+    if known:
         is_there = all((out / name).is_file() and (out / name).stat().st_size == size for name, size in known["files"])
         if known["entry"] == entry and is_there:
             print(f"{source['name']}: {len(known['files'])} files are there", flush=True)
@@ -162,6 +162,9 @@ def fetch(source: Source, out: Path) -> list[str]:
         unpacked, version = download(source, Path(scratch))
         items = pick(source, unpacked)
     check(source, items, version)
+    for name, _ in known["files"] if known else []:
+        if name not in items:
+            (out / name).unlink(missing_ok=True)
     for name, content in items.items():
         write(out / name, content)
     write(mark, json.dumps({"entry": entry, "files": [[n, len(c)] for n, c in items.items()]}).encode())
