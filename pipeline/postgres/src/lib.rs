@@ -1,1 +1,51 @@
-//! placeholder
+//! The store: everything that Spawn knows lies in PostgreSQL, and all SQL of the product lies here.
+//!
+//! The guarantee that this crate gives: per partition every record has exactly one ledger row, and that row, its result or dead letter,
+//! its vectors and the checkpoint become visible in one transaction, written by the partition's owner only. How it is kept:
+//!
+//! - A *claim* raises the partition's epoch and stores a random token. Records carry both, so that a writer that lost the partition -
+//!   a zombie - is recognised whenever it wakes up.
+//! - A *write* is one call of a function in the database: all bytes travel with its parameters, then it locks the checkpoints, compares
+//!   claim and position in a later statement, inserts, and commits as it ends. A client that is frozen or gone holds no lock.
+//! - A write whose answer was lost is repeated with the same batch: the position tells that it was written.
+//!
+//! # Layout
+//!
+//! - [`migrate`]: the schema, and whether this server can hold it
+//! - [`identity`]: who a pipeline is, and the hash that keeps two models from mixing
+//! - [`sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
+//! - [`store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
+//! - [`errors`]: which fault a driver's error is
+
+mod bisect;
+mod check;
+mod claim;
+mod connect;
+mod rows;
+mod telemetry;
+mod write;
+
+pub mod audit;
+pub mod errors;
+pub mod identity;
+pub mod index;
+pub mod migrate;
+pub mod rejections;
+pub mod results;
+pub mod search;
+pub mod sink;
+pub mod store;
+
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod tests;
+
+pub use audit::{AuditReport, Difference, Gap, PartitionAudit};
+pub use errors::StoreError;
+pub use identity::PipelineIdentity;
+pub use migrate::{migrate, pending};
+pub use rejections::{DeadLetter, RejectionPage, RejectionRow};
+pub use results::{LabelRow, OriginRow, ResultFilter, ResultPage, ResultRow};
+pub use search::{Found, Hit, Narrow, SearchFilter};
+pub use sink::PgSink;
+pub use store::{Generation, OutcomeCounts, Store, Versions};

@@ -1,0 +1,120 @@
+//! Taking ownership of partitions.
+//!
+//! The claim has to wait for a write that holds the partition's row, and that is how it learns what became of it. Nobody may hold the
+//! row for long, though: whoever does after [`PATIENCE`] is ended.
+
+use crate::errors::{fault, sqlstate};
+use crate::sink::PgSink;
+use spawn_core::{Assignment, Claim, Claimed, Fault, FaultClass};
+use sqlx::types::Uuid;
+use std::collections::HashMap;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// How long a claim waits for others before it ends them. A write takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn claim(sink: &PgSink, wanted: Vec<Assignment>) -> Result<Vec<Claimed>, Fault> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let partitions: Vec<i32> = wanted.iter().map(|w| w.partition).collect();
+    let first: Vec<i64> = wanted.iter().map(|w| w.first_offset).collect();
+    let tokens: Vec<Uuid> = wanted.iter().map(|_| Uuid::new_v4()).collect();
+    // Known once the claim is under way.
+    let backend = AtomicI32::new(0);
+    let asked = sink.claimer.ask(async |connection| {
+        let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
+        backend.store(pid, Relaxed);
+        sqlx::query_as("SELECT * FROM spawn.claim($1, $2, $3, $4, $5)")
+            .bind(sink.source)
+            .bind(&sink.spec_hash[..])
+            .bind(&partitions)
+            .bind(&first)
+            .bind(&tokens)
+            .fetch_all(connection)
+            .await
+    });
+    let mut asked = std::pin::pin!(asked);
+    let rows: Vec<(i32, i64, i64)> = loop {
+        match tokio::time::timeout(PATIENCE, &mut asked).await {
+            Ok(answer) => break answer.map_err(|e| explain(&e, sink))?,
+            Err(_) => end_blockers(sink, backend.load(Relaxed)).await,
+        }
+    };
+    let tokens: HashMap<i32, Uuid> = partitions.iter().copied().zip(tokens.iter().copied()).collect();
+    Ok(rows
+        .into_iter()
+        .map(|(partition, epoch, position)| Claimed {
+            partition,
+            claim: Claim { epoch, token: tokens[&partition].as_u128() },
+            position,
+        })
+        .collect())
+}
+
+/// Ends the sessions that `backend` waits for, and no other: they are listed in full first, because a function in a condition may be
+/// called for rows that the condition leaves out.
+async fn end_blockers(sink: &PgSink, backend: i32) {
+    let asked = sink.warden.ask(async |connection| {
+        sqlx::query_as(
+            "WITH blockers AS MATERIALIZED (
+                SELECT a.pid, a.application_name, a.state FROM pg_stat_activity a
+                 WHERE a.pid = ANY (pg_blocking_pids($1)) AND a.backend_type = 'client backend')
+             SELECT pid, application_name, state, pg_terminate_backend(pid) FROM blockers",
+        )
+        .bind(backend)
+        .fetch_all(connection)
+        .await
+    });
+    let ended: Result<Vec<(i32, String, Option<String>, bool)>, _> = asked.await;
+    match ended {
+        Ok(ended) => {
+            for (pid, application, state, done) in ended {
+                tracing::warn!(pid, application, state, done, "ended a session that blocked a claim");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot end the sessions that block a claim"),
+    }
+}
+
+fn explain(error: &sqlx::Error, sink: &PgSink) -> Fault {
+    if sqlstate(error).as_deref() != Some("SP004") {
+        return fault(error);
+    }
+    let stored = error
+        .as_database_error()
+        .and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
+        .and_then(|e| e.detail())
+        .unwrap_or_default()
+        .to_owned();
+    let ours = sink.identity.spec();
+    // Two specs have the same lines in the same order: show those that differ.
+    let differences: Vec<String> = stored
+        .lines()
+        .zip(ours.lines())
+        .filter(|(stored, ours)| stored != ours)
+        .map(|(stored, ours)| format!("then `{}`, now `{}`", short(stored), short(ours)))
+        .collect();
+    Fault::new(
+        FaultClass::Operator,
+        "postgres",
+        format!(
+            "pipeline `{}` has read topic `{}` with another specification ({}): its rows and yours would mix. Run the binary and models \
+             of before, or give the new ones a pipeline of their own: another `name` reads the topic from its start into a generation \
+             of its own",
+            sink.identity.pipeline,
+            sink.identity.topic,
+            differences.join("; "),
+        ),
+    )
+}
+
+fn short(text: &str) -> String {
+    if text.chars().count() <= 200 {
+        text.to_owned()
+    } else {
+        text.chars().take(200).chain("...".chars()).collect()
+    }
+}

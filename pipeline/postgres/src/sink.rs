@@ -1,0 +1,66 @@
+//! The line's end: claims partitions and writes commit units.
+
+use crate::connect::Lane;
+use crate::errors::fault;
+use crate::identity::PipelineIdentity;
+use crate::{claim, write};
+use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Sink, Written};
+
+/// Writes what one pipeline makes.
+#[derive(Debug)]
+pub struct PgSink {
+    /// Writes units, one after the other.
+    pub(crate) writer: Lane,
+    /// Claims partitions meanwhile.
+    pub(crate) claimer: Lane,
+    /// Ends those who block a claim.
+    pub(crate) warden: Lane,
+    pub(crate) identity: PipelineIdentity,
+    pub(crate) spec_hash: [u8; 32],
+    /// `spawn.source.id`.
+    pub(crate) source: i32,
+    /// `spawn.generation.id`.
+    pub(crate) generation: i32,
+}
+
+impl PgSink {
+    /// Connects, and finds or makes the pipeline's source, generation and vector table. The schema must be there already
+    /// ([`crate::migrate`]).
+    pub async fn open(url: &str, identity: PipelineIdentity) -> Result<Self, Fault> {
+        let lane = |work: &str| Lane::new(url, &format!("spawn-{work}-{}", identity.pipeline));
+        let (writer, claimer, warden) = (lane("writer")?, lane("claimer")?, lane("warden")?);
+        let spec_hash = identity.spec_hash();
+        let opened = claimer.ask(async |connection| {
+            sqlx::query_as("SELECT * FROM spawn.open_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+                .bind(&identity.pipeline)
+                .bind(&identity.topic)
+                .bind(&identity.collection)
+                .bind(identity.modality.as_str())
+                .bind(&identity.model)
+                .bind(&identity.preparation)
+                .bind(&identity.dtype)
+                .bind(i32::try_from(identity.dimension).unwrap_or(i32::MAX))
+                .bind(&spec_hash[..])
+                .bind(identity.spec())
+                .fetch_one(connection)
+                .await
+        });
+        let (source, generation) = opened.await.map_err(|e| fault(&e))?;
+        Ok(Self { writer, claimer, warden, identity, spec_hash, source, generation })
+    }
+
+    /// The generation that it fills.
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+}
+
+impl Sink for PgSink {
+    fn claim(&self, wanted: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Claimed>, Fault>> {
+        Box::pin(claim::claim(self, wanted))
+    }
+
+    fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>> {
+        Box::pin(write::write(self, batch))
+    }
+}

@@ -1,0 +1,13 @@
+//! Against a real PostgreSQL: run them through `setup/with-services cargo test --release -p spawn-postgres`.
+#![allow(clippy::unwrap_used)]
+
+mod audit;
+mod claims;
+mod fixture;
+mod migrations;
+mod outcomes;
+mod reading;
+mod refused;
+mod searching;
+mod throughput;
+mod writes;
