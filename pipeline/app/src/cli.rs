@@ -9,7 +9,9 @@ use std::path::PathBuf;
 /// Multimodal pipelines from Kafka through libtorch into PostgreSQL: every offset accounted for, every vector reproducible.
 #[derive(Parser, Debug)]
 #[command(name = "spawn", version, max_term_width = 110, propagate_version = true)]
-#[command(after_help = "Examples:\n  spawn demo --exit\n  spawn submit photo.jpg voice.wav\n  spawn search \"two dogs\"\n  spawn audit")]
+#[command(
+    after_help = "Examples:\n  spawn demo --exit\n  spawn submit photo.jpg voice.wav\n  spawn search \"two dogs\"\n  spawn audit"
+)]
 pub struct Cli {
     /// What every command understands.
     #[command(flatten)]
@@ -40,7 +42,9 @@ pub struct Common {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Send real photographs, speech and text through the whole line and search them.
-    #[command(after_help = "Examples:\n  spawn demo\n  spawn demo --exit --json\n  spawn demo --broker embedded")]
+    #[command(
+        after_help = "Examples:\n  spawn demo\n  spawn demo --exit --json\n  spawn demo --broker embedded"
+    )]
     Demo(Demo),
     /// Read the pipelines' topics and fill the tables, until SIGTERM.
     #[command(after_help = "Examples:\n  spawn worker\n  spawn worker --pipeline image --pipeline text")]
@@ -49,16 +53,22 @@ pub enum Command {
     #[command(after_help = "Examples:\n  spawn api\n  spawn api --set api.listen=127.0.0.1:8080")]
     Api(Api),
     /// Put files, or text from stdin, on the pipelines' topics and print their ids.
-    #[command(after_help = "Examples:\n  spawn submit photo.jpg voice.wav notes.txt\n  echo hello | spawn submit - --modality text")]
+    #[command(
+        after_help = "Examples:\n  spawn submit photo.jpg voice.wav notes.txt\n  echo hello | spawn submit - --modality text"
+    )]
     Submit(Submit),
     /// Put a whole folder or a CSV or Parquet manifest on the topics.
     #[command(after_help = "Examples:\n  spawn ingest ./photos\n  spawn ingest manifest.parquet --dry-run")]
     Ingest(Ingest),
     /// Find similar items by text, by a picture or sound, or by an item's id.
-    #[command(after_help = "Examples:\n  spawn search \"two dogs\"\n  spawn search photo.jpg --limit 5\n  spawn search voice.wav --json")]
+    #[command(
+        after_help = "Examples:\n  spawn search \"two dogs\"\n  spawn search photo.jpg --limit 5\n  spawn search voice.wav --json"
+    )]
     Search(Search),
     /// Show one result by its id, or the latest ones.
-    #[command(after_help = "Examples:\n  spawn results\n  spawn results 0123456789abcdef0123456789abcdef\n  spawn results --modality audio --limit 5")]
+    #[command(
+        after_help = "Examples:\n  spawn results\n  spawn results 0123456789abcdef0123456789abcdef\n  spawn results --modality audio --limit 5"
+    )]
     Results(Results),
     /// List the models with their golden check.
     #[command(after_help = "Examples:\n  spawn models\n  spawn models --json")]
@@ -235,7 +245,9 @@ pub struct Migrate {
 #[derive(Subcommand, Debug)]
 pub enum Bench {
     /// The whole line against the bound that its stages set.
-    #[command(after_help = "Examples:\n  spawn bench line --json\n  spawn bench line --modality image --records 2000")]
+    #[command(
+        after_help = "Examples:\n  spawn bench line --json\n  spawn bench line --modality image --records 2000"
+    )]
     Line(BenchLine),
 }
 

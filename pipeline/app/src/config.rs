@@ -112,7 +112,8 @@ pub struct Loaded {
 pub fn load(file: Option<&Path>, env: &BTreeMap<String, String>, sets: &[String]) -> Result<Loaded> {
     let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     if let Some(file) = file {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the configuration {}", file.display()))?;
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the configuration {}", file.display()))?;
         check_keys(&text, &file.display().to_string())?;
         builder = builder.add_source(File::from(file).format(FileFormat::Toml));
     }
@@ -126,11 +127,16 @@ pub fn load(file: Option<&Path>, env: &BTreeMap<String, String>, sets: &[String]
     let mut provenance = BTreeMap::new();
     for (key, value) in config.collect()? {
         flatten(&key, &value, &mut |key, value| {
-            let origin = layers.get(key).cloned().or_else(|| value.origin().map(str::to_owned)).unwrap_or_else(|| "default".into());
+            let origin = layers
+                .get(key)
+                .cloned()
+                .or_else(|| value.origin().map(str::to_owned))
+                .unwrap_or_else(|| "default".into());
             provenance.insert(key.to_owned(), (mask(key, &value.to_string()), origin));
         });
     }
-    let settings: Settings = config.try_deserialize().context("the configuration has a value of the wrong type")?;
+    let settings: Settings =
+        config.try_deserialize().context("the configuration has a value of the wrong type")?;
     settings.check()?;
     Ok(Loaded { settings, provenance })
 }
@@ -153,7 +159,8 @@ fn environment(env: &BTreeMap<String, String>) -> Result<Layer> {
         let key = name["SPAWN__".len()..].to_lowercase().replace("__", ".");
         match key.strip_suffix("_file").filter(|base| known_keys().contains_key(*base)) {
             Some(base) => {
-                let secret = std::fs::read_to_string(value).with_context(|| format!("{name} names {value}, which cannot be read"))?;
+                let secret = std::fs::read_to_string(value)
+                    .with_context(|| format!("{name} names {value}, which cannot be read"))?;
                 layer.push((base.into(), secret.trim().into(), format!("file of environment {name}")));
             }
             None => layer.push((key, value.clone(), format!("environment {name}"))),
@@ -182,7 +189,9 @@ fn known_keys() -> BTreeMap<String, ()> {
 }
 
 fn check_keys(text: &str, file: &str) -> Result<()> {
-    let table = File::from_str(text, FileFormat::Toml).collect().with_context(|| format!("{file} is not valid TOML"))?;
+    let table = File::from_str(text, FileFormat::Toml)
+        .collect()
+        .with_context(|| format!("{file} is not valid TOML"))?;
     let mut unknown = Vec::new();
     for (key, value) in table {
         flatten(&key, &value, &mut |key, _| {
@@ -199,14 +208,16 @@ fn check_key(key: &str, at: &str) -> Result<()> {
     if known.contains_key(&key) || FREE_TABLES.iter().any(|table| key.starts_with(&format!("{table}."))) {
         return Ok(());
     }
-    let nearest = known.keys().max_by(|a, b| strsim::jaro_winkler(a, &key).total_cmp(&strsim::jaro_winkler(b, &key)));
+    let nearest =
+        known.keys().max_by(|a, b| strsim::jaro_winkler(a, &key).total_cmp(&strsim::jaro_winkler(b, &key)));
     bail!("{at}: there is no key `{key}`; did you mean `{}`?", nearest.map_or("", String::as_str))
 }
 
 fn without_index(key: &str) -> String {
-    key.split_once('[').map_or_else(|| key.to_owned(), |(table, rest)| {
-        format!("{table}{}", rest.split_once(']').map_or("", |(_, tail)| tail))
-    })
+    key.split_once('[').map_or_else(
+        || key.to_owned(),
+        |(table, rest)| format!("{table}{}", rest.split_once(']').map_or("", |(_, tail)| tail)),
+    )
 }
 
 fn flatten(key: &str, value: &Value, visit: &mut impl FnMut(&str, &Value)) {
@@ -255,7 +266,9 @@ impl Settings {
             }
         }
         if self.memory.raw_bytes < self.fetch.payload_bytes_max {
-            bail!("memory.raw_bytes is below fetch.payload_bytes_max: the largest payload would take all of it; raise it");
+            bail!(
+                "memory.raw_bytes is below fetch.payload_bytes_max: the largest payload would take all of it; raise it"
+            );
         }
         Ok(())
     }
@@ -296,14 +309,19 @@ mod tests {
         std::fs::write(&dir, "[kafka]\nboostrap = 1\nbrockers = \"x\"\n").expect("writes");
         let error = format!("{:#}", load(Some(&dir), &env(&[]), &[]).expect_err("refuses"));
         std::fs::remove_file(&dir).expect("removes");
-        assert!(error.contains(":2: there is no key") || error.contains(":3: there is no key `kafka.brockers`; did you mean `kafka.brokers`"), "{error}");
+        assert!(
+            error.contains(":2: there is no key")
+                || error.contains(":3: there is no key `kafka.brockers`; did you mean `kafka.brokers`"),
+            "{error}"
+        );
     }
 
     #[test]
     fn every_default_key_has_a_comment_above_it() {
         let lines: Vec<&str> = DEFAULTS.lines().collect();
         let keys = lines.iter().enumerate().filter(|(_, l)| l.contains(" = ") && !l.starts_with('#'));
-        let first_pipeline_end = DEFAULTS.match_indices("[[pipeline]]").nth(1).map_or(0, |(at, _)| DEFAULTS[..at].lines().count());
+        let first_pipeline_end =
+            DEFAULTS.match_indices("[[pipeline]]").nth(1).map_or(0, |(at, _)| DEFAULTS[..at].lines().count());
         for (i, line) in keys.filter(|(i, _)| *i < first_pipeline_end) {
             assert!(lines[i - 1].starts_with("# "), "no comment above `{line}`");
         }

@@ -27,7 +27,8 @@ pub enum Refused {
 impl Embedder {
     /// One stage and one model per modality.
     pub fn new(crew: Crew, device: DeviceHandle, parts: Vec<(Box<dyn Stage>, ModelSpec)>) -> Self {
-        let by_modality = parts.into_iter().map(|(stage, spec)| (spec.modality, (Mutex::new(stage), spec))).collect();
+        let by_modality =
+            parts.into_iter().map(|(stage, spec)| (spec.modality, (Mutex::new(stage), spec))).collect();
         Self { crew, device, by_modality: Arc::new(by_modality) }
     }
 
@@ -37,7 +38,12 @@ impl Embedder {
     }
 
     /// All chunks of one item.
-    pub async fn embed(&self, modality: Modality, bytes: Bytes, hint: Option<String>) -> Result<Inferred, Refused> {
+    pub async fn embed(
+        &self,
+        modality: Modality,
+        bytes: Bytes,
+        hint: Option<String>,
+    ) -> Result<Inferred, Refused> {
         let system = |detail: String| Refused::System(detail);
         let Some((_, spec)) = self.by_modality.get(&modality) else {
             return Err(system(format!("no pipeline has a model for {modality}")));
@@ -51,8 +57,10 @@ impl Embedder {
             let preparation: Arc<str> = stage.spec().into();
             stage.check_and_process(&media).map(|prepared| (prepared, preparation))
         };
-        let (prepared, preparation) = self.crew.run(prepare).await.map_err(system)?.map_err(Refused::Media)?;
-        let answers = spawn_engine::infer::plan(&prepared.chunks.iter().map(|c| c.length()).collect::<Vec<_>>(), &spec);
+        let (prepared, preparation) =
+            self.crew.run(prepare).await.map_err(system)?.map_err(Refused::Media)?;
+        let answers =
+            spawn_engine::infer::plan(&prepared.chunks.iter().map(|c| c.length()).collect::<Vec<_>>(), &spec);
         let mut chunks: Vec<Option<Inference>> = (0..prepared.chunks.len()).map(|_| None).collect();
         for call in answers {
             let features = call.iter().map(|i| prepared.chunks[*i].clone()).collect();
@@ -77,7 +85,10 @@ pub fn item_vector(inferred: &Inferred) -> Option<&[f32]> {
 /// What a file is by its extension, else by its first bytes.
 pub fn modality_of(path: &std::path::Path, bytes: &[u8]) -> Outcome<Modality> {
     spawn_jobs::modality_of(path, bytes).ok_or_else(|| {
-        Failure::new(Code::Usage, format!("cannot tell what {} is: say --modality image|audio|text", path.display()))
+        Failure::new(
+            Code::Usage,
+            format!("cannot tell what {} is: say --modality image|audio|text", path.display()),
+        )
     })
 }
 

@@ -48,7 +48,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: cli::Cli, out: Output) -> Outcome {
-    let loaded = config::load(cli.common.config.as_deref(), &config::process_environment(), &cli.common.set).or_exit(Code::Config)?;
+    let loaded = config::load(cli.common.config.as_deref(), &config::process_environment(), &cli.common.set)
+        .or_exit(Code::Config)?;
     telemetry::init_log(&loaded.settings.log, out.quiet)?;
     telemetry::recorder();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("runtime").build()?;

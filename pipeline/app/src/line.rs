@@ -39,12 +39,15 @@ pub struct Runtime {
     models: BTreeMap<String, (Manifest, Box<dyn Stage>)>,
     raw: Budget,
     decoded: Budget,
+    /// What `/models` tells of them.
+    pub model_infos: Vec<serde_json::Value>,
 }
 
 /// Loads and verifies the models of these pipelines.
 pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<Vec<LoadedModel>> {
     let device = settings.models.device.parse().or_exit(Code::Config)?;
-    spawn_torch::init(spawn_torch::Threads { intra_op: settings.line.intra_op_threads }).or_exit(Code::Unavailable)?;
+    spawn_torch::init(spawn_torch::Threads { intra_op: settings.line.intra_op_threads })
+        .or_exit(Code::Unavailable)?;
     let mut names: Vec<&str> = pipelines.iter().map(|p| p.model.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -68,7 +71,9 @@ impl Runtime {
         let crew = Crew::new(workers).map_err(|e| Failure::new(Code::Unavailable, e))?;
         let mut models = BTreeMap::new();
         let mut boxed: Vec<Box<dyn spawn_core::Model>> = Vec::new();
-        for LoadedModel { manifest, folder, model } in load_models(&settings, pipelines)? {
+        let loaded = load_models(&settings, pipelines)?;
+        let model_infos = crate::commands::model_infos(&loaded, &settings)?;
+        for LoadedModel { manifest, folder, model } in loaded {
             let stage = registry::stage(&manifest, &folder, &settings)?;
             models.insert(manifest.name.clone(), (manifest, stage));
             boxed.push(Box::new(model));
@@ -76,13 +81,16 @@ impl Runtime {
         let device = Device::start("0", boxed)?;
         let raw = Budget::new("raw", settings.memory.raw_bytes);
         let decoded = Budget::new("decoded", settings.memory.decoded_bytes);
-        Ok(Self { settings, crew, device, models, raw, decoded })
+        Ok(Self { settings, crew, device, models, raw, decoded, model_infos })
     }
 
     /// For single items.
     pub fn embedder(&self) -> Embedder {
         let handle = self.device.handle();
-        let parts = self.models.iter().filter_map(|(name, (_, stage))| Some((stage.fork(), handle.spec(name)?.clone())));
+        let parts = self
+            .models
+            .iter()
+            .filter_map(|(name, (_, stage))| Some((stage.fork(), handle.spec(name)?.clone())));
         Embedder::new(self.crew.clone(), handle.clone(), parts.collect())
     }
 
@@ -94,8 +102,12 @@ impl Runtime {
     /// Who a pipeline is, for the tables.
     pub fn identity(&self, pipeline: &PipelineSettings) -> Outcome<PipelineIdentity> {
         let handle = self.device.handle();
-        let (Some((_, stage)), Some(spec)) = (self.models.get(&pipeline.model), handle.spec(&pipeline.model)) else {
-            return Err(Failure::new(Code::Internal, format!("model `{}` is not loaded. This is a bug.", pipeline.model)));
+        let (Some((_, stage)), Some(spec)) = (self.models.get(&pipeline.model), handle.spec(&pipeline.model))
+        else {
+            return Err(Failure::new(
+                Code::Internal,
+                format!("model `{}` is not loaded. This is a bug.", pipeline.model),
+            ));
         };
         Ok(PipelineIdentity {
             pipeline: pipeline.name.clone(),
@@ -112,7 +124,9 @@ impl Runtime {
     /// Connects one pipeline to its topic and its tables.
     pub async fn pipeline(&self, pipeline: &PipelineSettings) -> Outcome<Pipeline> {
         let settings = &self.settings;
-        let sink = PgSink::open(&settings.postgres.url, self.identity(pipeline)?).await.or_exit(Code::Unavailable)?;
+        let sink = PgSink::open(&settings.postgres.url, self.identity(pipeline)?)
+            .await
+            .or_exit(Code::Unavailable)?;
         let source = KafkaSource::start(consumer(settings, pipeline)).or_exit(Code::Unavailable)?;
         let handle = self.device.handle();
         let (_, stage) = &self.models[&pipeline.model];
@@ -177,7 +191,9 @@ impl Running {
         let ended = self.tasks.join_next().await?;
         Some(match ended {
             Ok((name, Ok(summary))) => Ok((name, summary)),
-            Ok((name, Err(fault))) => Err(Failure::new(Code::Unavailable, format!("pipeline {name}: {fault}"))),
+            Ok((name, Err(fault))) => {
+                Err(Failure::new(Code::Unavailable, format!("pipeline {name}: {fault}")))
+            }
             Err(panic) => Err(Failure::new(Code::Internal, panic)),
         })
     }
@@ -201,7 +217,11 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
         group: format!("{}.{}", kafka.group_prefix, pipeline.name),
         topic: pipeline.topic.clone(),
         client_id: format!("spawn-{}-{}", pipeline.name, std::process::id()),
-        start: if kafka.start == "latest" { spawn_kafka::Start::Latest } else { spawn_kafka::Start::Earliest },
+        start: if kafka.start == "latest" {
+            spawn_kafka::Start::Latest
+        } else {
+            spawn_kafka::Start::Earliest
+        },
         fetch_min_bytes: kafka.fetch_min_bytes,
         queue_bytes_max: kafka.queue_bytes_max,
         session_timeout_ms: kafka.session_timeout_ms,

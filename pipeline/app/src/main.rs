@@ -22,5 +22,6 @@ fn restart_with_passive_openmp() {
     }
     let Ok(program) = std::env::current_exe() else { return };
     // Only returns where the start failed; running without the policy is slower but right.
-    let _error = Command::new(program).args(std::env::args_os().skip(1)).env("OMP_WAIT_POLICY", "PASSIVE").exec();
+    let _error =
+        Command::new(program).args(std::env::args_os().skip(1)).env("OMP_WAIT_POLICY", "PASSIVE").exec();
 }

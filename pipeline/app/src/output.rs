@@ -55,8 +55,14 @@ impl Output {
 
     /// Progress bars on stderr; hidden where that is no terminal.
     pub fn bars(self) -> MultiProgress {
-        let visible = !self.quiet && std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-        MultiProgress::with_draw_target(if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() })
+        let visible = !self.quiet
+            && std::io::stderr().is_terminal()
+            && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+        MultiProgress::with_draw_target(if visible {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        })
     }
 }
 

@@ -2,8 +2,6 @@
 
 use crate::config::Settings;
 use crate::exit::{Code, Failure, OrExit, Outcome};
-use anyhow::Context;
-use serde::de::DeserializeOwned;
 use spawn_audio::AudioStage;
 use spawn_core::{Modality, Stage};
 use spawn_image::ImageStage;
@@ -17,18 +15,25 @@ pub fn stage(manifest: &Manifest, folder: &Path, settings: &Settings) -> Outcome
     let stage: Result<Box<dyn Stage>, String> = match manifest.modality {
         Modality::Image => {
             let limits = spawn_image::Limits { bytes_max, pixels_max: settings.image.pixels_max };
-            ImageStage::new(preparation(manifest, folder)?, limits).map(|s| Box::new(s) as _)
+            ImageStage::new(manifest.preparation().or_exit(Code::Config)?, limits).map(|s| Box::new(s) as _)
         }
         Modality::Audio => {
             let limits = spawn_audio::Limits { bytes_max, seconds_max: settings.audio.seconds_max };
-            AudioStage::new(preparation(manifest, folder)?, limits).map(|s| Box::new(s) as _)
+            AudioStage::new(manifest.preparation().or_exit(Code::Config)?, limits).map(|s| Box::new(s) as _)
         }
         Modality::Text => {
             let limits = spawn_text::Limits { bytes_max, tokens_max: settings.text.tokens_max };
-            TextStage::new(preparation(manifest, folder)?, limits, &folder.join("tokenizer.json")).map(|s| Box::new(s) as _)
+            TextStage::new(
+                manifest.preparation().or_exit(Code::Config)?,
+                limits,
+                &folder.join("tokenizer.json"),
+            )
+            .map(|s| Box::new(s) as _)
         }
     };
-    stage.map_err(|e| Failure::new(Code::Config, format!("{}: [preparation]: {e}", folder.join("model.toml").display())))
+    stage.map_err(|e| {
+        Failure::new(Code::Config, format!("{}: [preparation]: {e}", folder.join("model.toml").display()))
+    })
 }
 
 /// The folder of a model, checked to exist.
@@ -48,9 +53,4 @@ pub fn model_folder(settings: &Settings, model: &str) -> Outcome<PathBuf> {
 pub fn manifest(settings: &Settings, model: &str) -> Outcome<(Manifest, PathBuf)> {
     let folder = model_folder(settings, model)?;
     Ok((Manifest::read(&folder).or_exit(Code::Config)?, folder))
-}
-
-fn preparation<T: DeserializeOwned>(manifest: &Manifest, folder: &Path) -> Outcome<T> {
-    let table = toml::Value::Table(manifest.preparation.clone());
-    table.try_into().with_context(|| format!("{}: [preparation]", folder.join("model.toml").display())).or_exit(Code::Config)
 }

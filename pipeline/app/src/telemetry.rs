@@ -30,11 +30,17 @@ pub const HISTOGRAMS: [(&str, &[f64]); 6] = [
 pub fn init_log(log: &Log, quiet: bool) -> Outcome {
     let filter = if quiet { "warn" } else { &log.filter };
     let filter = EnvFilter::try_new(filter).map_err(|e| anyhow!("log.filter: {e}")).or_exit(Code::Config)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Already set: a second start in one process, as in tests.
     let _already_set = match log.format.as_str() {
         "json" => builder.json().try_init(),
-        _ => builder.with_ansi(std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        _ => builder
+            .with_ansi(
+                std::env::var_os("NO_COLOR").is_none()
+                    && std::io::IsTerminal::is_terminal(&std::io::stderr()),
+            )
+            .try_init(),
     };
     Ok(())
 }

@@ -55,6 +55,12 @@ impl Stats {
         if first == 0 { 0.0 } else { last.saturating_sub(first) as f64 / 1e3 }
     }
 
+    /// Seconds since the last commit, or since the first record before it; 0 before any.
+    pub fn seconds_since_progress(&self) -> f64 {
+        let last = self.last_commit_ms.load(Relaxed).max(self.first_taken_ms.load(Relaxed));
+        if last == 0 { 0.0 } else { now_ms().saturating_sub(last) as f64 / 1e3 }
+    }
+
     pub(crate) fn taken(&self) {
         if self.taken.fetch_add(1, Relaxed) == 0 {
             self.first_taken_ms.store(now_ms(), Relaxed);

@@ -17,10 +17,17 @@ pub(super) async fn run(settings: Settings, out: Output) -> Outcome {
                 p.pipeline, p.topic, p.partition, p.first_offset, p.next_offset, p.records, p.results, p.rejected, p.skipped, p.deferred
             ));
             if faults > 0 {
-                out.line(format_args!("      missing {:?}, doubled {:?}, holes {:?}", p.missing, p.doubled, p.holes));
+                out.line(format_args!(
+                    "      missing {:?}, doubled {:?}, holes {:?}",
+                    p.missing, p.doubled, p.holes
+                ));
             }
         }
-        out.line(if report.ok { "every offset is accounted for" } else { "NOT every offset is accounted for" });
+        out.line(if report.ok {
+            "every offset is accounted for"
+        } else {
+            "NOT every offset is accounted for"
+        });
     }
     if report.ok { Ok(()) } else { Err(Failure::new(Code::Data, "the audit found faults")) }
 }

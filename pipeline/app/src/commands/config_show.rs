@@ -7,7 +7,10 @@ use serde_json::json;
 
 pub(super) fn run(loaded: &Loaded, out: Output) -> Outcome {
     if out.json {
-        let values = loaded.provenance.iter().map(|(key, (value, origin))| json!({"key": key, "value": value, "source": origin}));
+        let values = loaded
+            .provenance
+            .iter()
+            .map(|(key, (value, origin))| json!({"key": key, "value": value, "source": origin}));
         out.json("config", json!({"values": values.collect::<Vec<_>>()}));
         return Ok(());
     }

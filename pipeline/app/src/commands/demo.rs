@@ -27,7 +27,9 @@ pub(super) async fn run(args: Demo, mut settings: Settings, out: Output) -> Outc
     let started = Instant::now();
     let samples = samples(&args)?;
     if args.list_data {
-        samples.iter().for_each(|s| out.line(format_args!("{}  {}  {}", s.path.display(), s.package, s.licence)));
+        samples
+            .iter()
+            .for_each(|s| out.line(format_args!("{}  {}  {}", s.path.display(), s.package, s.licence)));
         return Ok(());
     }
     let embedded = embed_broker(&args, &mut settings)?;
@@ -107,8 +109,8 @@ async fn submit_and_watch(
 ) -> Outcome<BTreeMap<Modality, u64>> {
     let mut submitted: BTreeMap<Modality, u64> = BTreeMap::new();
     samples.iter().for_each(|s| *submitted.entry(s.modality).or_default() += 1);
-    let producer =
-        Producer::new(ProducerConfig::new(&settings.kafka.brokers, &settings.kafka.properties)).or_exit(Code::Unavailable)?;
+    let producer = Producer::new(ProducerConfig::new(&settings.kafka.brokers, &settings.kafka.properties))
+        .or_exit(Code::Unavailable)?;
     let topics: BTreeMap<Modality, String> =
         settings.pipeline.iter().filter_map(|p| Some((runtime.modality(p)?, p.topic.clone()))).collect();
     let wanted: Vec<(Arc<Stats>, u64)> = settings
@@ -132,7 +134,8 @@ async fn send_all(samples: &[Sample], topics: &BTreeMap<Modality, String>, produ
     let mut reports = futures::stream::FuturesUnordered::new();
     for sample in samples {
         let Some(topic) = topics.get(&sample.modality) else { continue };
-        let message = message_for_file(&sample.path, sample.modality, topic, sample.metadata()).or_exit(Code::Data)?;
+        let message =
+            message_for_file(&sample.path, sample.modality, topic, sample.metadata()).or_exit(Code::Data)?;
         reports.push(producer.send(message));
         while reports.len() >= 256 {
             futures::StreamExt::next(&mut reports).await.transpose().or_exit(Code::Unavailable)?;
@@ -163,7 +166,10 @@ async fn watch(wanted: &[(Arc<Stats>, u64)], out: Output) -> Outcome {
         if settled > moved.0 {
             moved = (settled, Instant::now());
         } else if moved.1.elapsed() > STALL_MAX {
-            return Err(Failure::new(Code::Unavailable, format!("no progress for {STALL_MAX:?} after {settled} records; see the log above")));
+            return Err(Failure::new(
+                Code::Unavailable,
+                format!("no progress for {STALL_MAX:?} after {settled} records; see the log above"),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -39,7 +39,10 @@ impl Sample {
 /// Reads `index.csv`: path, modality, source_package, licence, speaker. Fields hold no commas or quotes by construction.
 pub(super) fn read_index(folder: &Path) -> Outcome<Vec<Sample>> {
     if !super::demo::has_data(folder) {
-        let detail = format!("no demo data in {}: run `make demo`, or `setup/install data` and pass --data", folder.display());
+        let detail = format!(
+            "no demo data in {}: run `make demo`, or `setup/install data` and pass --data",
+            folder.display()
+        );
         return Err(Failure::new(Code::Config, detail));
     }
     let folder = folder.canonicalize()?;
@@ -50,7 +53,10 @@ pub(super) fn read_index(folder: &Path) -> Outcome<Vec<Sample>> {
         .map(|(i, line)| {
             let fields: Vec<&str> = line.split(',').collect();
             let [path, modality, package, licence, rest @ ..] = fields.as_slice() else {
-                return Err(Failure::new(Code::Data, format!("index.csv line {}: five fields wanted", i + 2)));
+                return Err(Failure::new(
+                    Code::Data,
+                    format!("index.csv line {}: five fields wanted", i + 2),
+                ));
             };
             Ok(Sample {
                 path: folder.join(path),
@@ -85,8 +91,12 @@ impl Report {
         let audit = store.audit().await.or_exit(Code::Unavailable)?;
         let searches = searches(store).await?;
         let versions = store.versions().await.or_exit(Code::Unavailable)?;
-        let modalities: BTreeMap<Modality, &Arc<Stats>> =
-            settings.pipeline.iter().zip(stats).filter_map(|(p, s)| Some((runtime.modality(p)?, s))).collect();
+        let modalities: BTreeMap<Modality, &Arc<Stats>> = settings
+            .pipeline
+            .iter()
+            .zip(stats)
+            .filter_map(|(p, s)| Some((runtime.modality(p)?, s)))
+            .collect();
         let kafka = spawn_kafka::broker_version(&settings.kafka.brokers, &settings.kafka.properties).await;
         let value = json!({
             "broker": self.broker,
@@ -108,10 +118,14 @@ impl Report {
         } else {
             self.text(&value, out);
         }
-        let accounted = modalities.iter().all(|(m, s)| s.settled() == self.submitted.get(m).copied().unwrap_or(0));
+        let accounted =
+            modalities.iter().all(|(m, s)| s.settled() == self.submitted.get(m).copied().unwrap_or(0));
         match audit.ok && accounted {
             true => Ok(()),
-            false => Err(Failure::new(Code::Data, "records in and records settled differ, or the audit found faults: run `spawn audit`")),
+            false => Err(Failure::new(
+                Code::Data,
+                "records in and records settled differ, or the audit found faults: run `spawn audit`",
+            )),
         }
     }
 
@@ -128,24 +142,39 @@ impl Report {
         out.line("");
         out.line(format_args!(
             "Apache Kafka {}, PostgreSQL {}, pgvector {}, libtorch {}",
-            word(&versions["kafka"]), word(&versions["postgres"]), word(&versions["pgvector"]), word(&versions["libtorch"])
+            word(&versions["kafka"]),
+            word(&versions["postgres"]),
+            word(&versions["pgvector"]),
+            word(&versions["libtorch"])
         ));
         out.line("");
         out.line("modality  submitted = results + rejected + skipped + deferred    items/s");
         for (modality, m) in value["modalities"].as_object().into_iter().flatten() {
             out.line(format_args!(
                 "{modality:<8}  {:>9}   {:>7}   {:>8}   {:>7}   {:>8}   {:>7.1}",
-                m["submitted"], m["results"], m["rejected"], m["skipped"], m["deferred"], m["items_per_second"].as_f64().unwrap_or(0.0)
+                m["submitted"],
+                m["results"],
+                m["rejected"],
+                m["skipped"],
+                m["deferred"],
+                m["items_per_second"].as_f64().unwrap_or(0.0)
             ));
         }
-        out.line(format_args!("audio: {:.0} seconds of sound a second", value["audio_seconds_per_second"].as_f64().unwrap_or(0.0)));
+        out.line(format_args!(
+            "audio: {:.0} seconds of sound a second",
+            value["audio_seconds_per_second"].as_f64().unwrap_or(0.0)
+        ));
         out.line(format_args!("rejected on purpose: {}", value["rejection_codes"]));
         out.line("");
         out.line("where the time went     busy  starved  blocked   CPU s");
         for s in value["stages"].as_array().into_iter().flatten() {
             out.line(format_args!(
                 "{:<8} {:<12} {:>5.0} % {:>6.0} % {:>6.0} %  {:>6}",
-                word(&s["pipeline"]), word(&s["stage"]), percent(&s["busy_ratio"]), percent(&s["starved_ratio"]), percent(&s["blocked_ratio"]),
+                word(&s["pipeline"]),
+                word(&s["stage"]),
+                percent(&s["busy_ratio"]),
+                percent(&s["starved_ratio"]),
+                percent(&s["blocked_ratio"]),
                 s["cpu_seconds"].as_f64().map_or("-".to_owned(), |c| format!("{c:.1}"))
             ));
         }
@@ -153,17 +182,32 @@ impl Report {
             out.line("");
             out.line(format_args!("{} like {}", word(&search["modality"]), word(&search["query"])));
             for hit in search["hits"].as_array().into_iter().flatten() {
-                out.line(format_args!("  {:.3}  {}", hit["cosine"].as_f64().unwrap_or(0.0), word(&hit["source"])));
+                out.line(format_args!(
+                    "  {:.3}  {}",
+                    hit["cosine"].as_f64().unwrap_or(0.0),
+                    word(&hit["source"])
+                ));
             }
         }
         out.line("");
-        out.line(if value["audit"]["ok"] == true { "audit: every offset is accounted for" } else { "audit: FAULTS, run `spawn audit`" });
-        out.line(format_args!("{:.1} s in all, {} MB at most", self.wall_seconds, peak_rss_bytes() / 1_000_000));
+        out.line(if value["audit"]["ok"] == true {
+            "audit: every offset is accounted for"
+        } else {
+            "audit: FAULTS, run `spawn audit`"
+        });
+        out.line(format_args!(
+            "{:.1} s in all, {} MB at most",
+            self.wall_seconds,
+            peak_rss_bytes() / 1_000_000
+        ));
         out.line("");
         let id = value["searches"][0]["query_id"].as_str().unwrap_or_default();
         out.line(format_args!("The API is at {}/api/v1 while this runs, for example", self.api_url));
         out.line(format_args!("  curl {}/api/v1/results/{id}", self.api_url));
-        out.line(format_args!("  curl {}/api/v1/search -H 'content-type: application/json' -d '{{\"text\": \"two dogs\"}}'", self.api_url));
+        out.line(format_args!(
+            "  curl {}/api/v1/search -H 'content-type: application/json' -d '{{\"text\": \"two dogs\"}}'",
+            self.api_url
+        ));
         out.line("Ctrl-C stops it, with the services that it started.");
     }
 }

@@ -22,10 +22,13 @@ pub(super) async fn run(args: Files, settings: Settings, out: Output) -> Outcome
     let modalities: Vec<Modality> = wanted.iter().map(|w| w.2).collect();
     let embedder = embedder(&settings, &modalities)?.1;
     for (path, bytes, modality) in wanted {
-        let inferred = embedder.embed(modality, bytes.into(), None).await.map_err(|refused| match refused {
-            Refused::Media(rejection) => Failure::new(Code::Data, format!("{}: {rejection}", path.display())),
-            Refused::System(detail) => Failure::new(Code::Unavailable, detail),
-        })?;
+        let inferred =
+            embedder.embed(modality, bytes.into(), None).await.map_err(|refused| match refused {
+                Refused::Media(rejection) => {
+                    Failure::new(Code::Data, format!("{}: {rejection}", path.display()))
+                }
+                Refused::System(detail) => Failure::new(Code::Unavailable, detail),
+            })?;
         print(path, &inferred, &embedder, modality, out);
     }
     Ok(())
@@ -47,7 +50,11 @@ pub(super) fn embedder(settings: &Settings, modalities: &[Modality]) -> Outcome<
 
 fn print(path: &Path, inferred: &Inferred, embedder: &Embedder, modality: Modality, out: Output) {
     let dimension = embedder.spec(modality).map_or(0, |spec| spec.dimension);
-    let chunks = inferred.chunks.iter().enumerate().map(|(i, c)| (json!(i), c.embedding.as_ref(), c.labels.as_slice()));
+    let chunks = inferred
+        .chunks
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (json!(i), c.embedding.as_ref(), c.labels.as_slice()));
     let pooled = inferred.pooled.iter().map(|e| (json!("pooled"), Some(e), [].as_slice()));
     for (chunk, embedding, labels) in chunks.chain(pooled) {
         let values = embedding.map(|e| e.as_slice()).unwrap_or_default();
@@ -60,7 +67,12 @@ fn print(path: &Path, inferred: &Inferred, embedder: &Embedder, modality: Modali
         } else {
             let names: Vec<String> = labels.iter().map(|l| format!("{} {:.2}", l.name, l.score)).collect();
             let head: Vec<String> = values.iter().take(4).map(|v| format!("{v:.4}")).collect();
-            out.line(format_args!("{}  chunk {chunk}  [{}, ...] x {dimension}  {}", path.display(), head.join(", "), names.join(", ")));
+            out.line(format_args!(
+                "{}  chunk {chunk}  [{}, ...] x {dimension}  {}",
+                path.display(),
+                head.join(", "),
+                names.join(", ")
+            ));
         }
     }
 }

@@ -19,6 +19,8 @@ mod search;
 mod submit;
 mod worker;
 
+pub(crate) use api::infos as model_infos;
+
 use crate::cli::{Bench, Command, Config};
 use crate::config::Loaded;
 use crate::exit::{Code, OrExit, Outcome};

@@ -11,7 +11,10 @@ use spawn_core::Model;
 pub(super) fn run(settings: Settings, out: Output) -> Outcome {
     let loaded = load_models(&settings, &settings.pipeline)?;
     if !out.json {
-        out.line(format_args!("{:<20} {:<13} {:<6} {:>5} {:<5} {:<7} golden", "name", "version", "kind", "dim", "dtype", "device"));
+        out.line(format_args!(
+            "{:<20} {:<13} {:<6} {:>5} {:<5} {:<7} golden",
+            "name", "version", "kind", "dim", "dtype", "device"
+        ));
     }
     for model in &loaded {
         let info = info(model, &settings)?;

@@ -21,7 +21,9 @@ pub(super) fn run(args: Files, settings: Settings, out: Output) -> Outcome {
         } else {
             let verdict = match &answer["rejection"] {
                 Value::Null => format!("ok        {} chunks  {}", answer["chunks"], answer["facts"]),
-                rejection => format!("rejected  {}: {}", text(&rejection["code"]), text(&rejection["detail"])),
+                rejection => {
+                    format!("rejected  {}: {}", text(&rejection["code"]), text(&rejection["detail"]))
+                }
             };
             out.line(format_args!("{}  {verdict}  ({ms:.1} ms)", path.display()));
         }
@@ -33,7 +35,8 @@ fn probe(path: &Path, modality: Option<Modality>, settings: &Settings) -> Outcom
     let head = |ok: bool, modality: Option<Modality>| json!({"path": path, "ok": ok, "modality": modality, "media_type": null, "facts": null, "chunks": 0, "rejection": null});
     let refused = |modality, rejection: Rejection| {
         let mut answer = head(false, modality);
-        answer["rejection"] = json!({"stage": rejection.stage, "code": rejection.code, "detail": rejection.detail});
+        answer["rejection"] =
+            json!({"stage": rejection.stage, "code": rejection.code, "detail": rejection.detail});
         answer
     };
     let bytes = match read(path, settings.fetch.payload_bytes_max) {
@@ -48,7 +51,9 @@ fn probe(path: &Path, modality: Option<Modality>, settings: &Settings) -> Outcom
     let media = Media::new(bytes.into(), None);
     // The line catches panics of stages; so does its rehearsal.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.check_and_process(&media)))
-        .unwrap_or_else(|panic| Err(Rejection::new("prepare", "stage.panic", spawn_engine::crew::panic_message(&*panic))));
+        .unwrap_or_else(|panic| {
+            Err(Rejection::new("prepare", "stage.panic", spawn_engine::crew::panic_message(&*panic)))
+        });
     Ok(match result {
         Err(rejection) => refused(Some(modality), rejection),
         Ok(prepared) => {
@@ -64,7 +69,8 @@ fn probe(path: &Path, modality: Option<Modality>, settings: &Settings) -> Outcom
 /// A file as the fetch step would take it.
 pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Rejection> {
     let refuse = |code: &'static str, detail: String| Rejection::new("fetch", code, detail);
-    let meta = std::fs::metadata(path).map_err(|e| refuse("payload.not_found", format!("{}: {e}", path.display())))?;
+    let meta = std::fs::metadata(path)
+        .map_err(|e| refuse("payload.not_found", format!("{}: {e}", path.display())))?;
     if !meta.is_file() {
         return Err(refuse("payload.denied", format!("{} is not a regular file", path.display())));
     }
@@ -72,7 +78,10 @@ pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Rejection> 
         return Err(refuse("payload.empty", "the file is empty".into()));
     }
     if meta.len() > bytes_max as u64 {
-        return Err(refuse("payload.too_large", format!("{} bytes, fetch.payload_bytes_max is {bytes_max}", meta.len())));
+        return Err(refuse(
+            "payload.too_large",
+            format!("{} bytes, fetch.payload_bytes_max is {bytes_max}", meta.len()),
+        ));
     }
     std::fs::read(path).map_err(|e| refuse("payload.not_found", format!("{}: {e}", path.display())))
 }

@@ -20,7 +20,10 @@ pub(super) async fn run(args: Results, settings: Settings, out: Output) -> Outco
         return Ok(());
     }
     let filter = ResultFilter { modality: args.modality, ..ResultFilter::default() };
-    let page = store.results(&filter, args.cursor.as_deref(), i64::from(args.limit)).await.or_exit(Code::Unavailable)?;
+    let page = store
+        .results(&filter, args.cursor.as_deref(), i64::from(args.limit))
+        .await
+        .or_exit(Code::Unavailable)?;
     if out.json {
         out.json("results", &page);
         return Ok(());

@@ -15,7 +15,10 @@ pub(super) async fn run(args: Worker, settings: Settings, out: Output) -> Outcom
     ensure_topics(&settings, &pipelines).await?;
     let runtime = Runtime::load(settings.clone(), &pipelines)?;
     let mut running = Running::start(&runtime, &pipelines).await?;
-    out.note(format_args!("worker reads {}", pipelines.iter().map(|p| p.topic.as_str()).collect::<Vec<_>>().join(", ")));
+    out.note(format_args!(
+        "worker reads {}",
+        pipelines.iter().map(|p| p.topic.as_str()).collect::<Vec<_>>().join(", ")
+    ));
     let probes = super::api::serve_probes(&settings, &running.stats).await?;
     let at_end = at_end(args.exit_at_end, settings.clone(), pipelines.clone(), running.stats.clone());
     let ended = tokio::select! {
@@ -31,7 +34,9 @@ pub(super) async fn run(args: Worker, settings: Settings, out: Output) -> Outcom
     }
     for (name, summary) in running.finish().await? {
         let [results, rejected, skipped, deferred] = summary.outcomes;
-        out.note(format_args!("{name}: {results} results, {rejected} rejected, {skipped} skipped, {deferred} deferred"));
+        out.note(format_args!(
+            "{name}: {results} results, {rejected} rejected, {skipped} skipped, {deferred} deferred"
+        ));
     }
     Ok(())
 }
@@ -56,9 +61,15 @@ pub(super) fn chosen(settings: &Settings, names: &[String]) -> Outcome<Vec<Pipel
 pub(super) async fn ensure_topics(settings: &Settings, pipelines: &[Pipeline]) -> Outcome {
     let kafka = &settings.kafka;
     let topics: Vec<String> = pipelines.iter().map(|p| p.topic.clone()).collect();
-    spawn_kafka::ensure_topics(&kafka.brokers, &kafka.properties, &topics, kafka.partitions, kafka.replication)
-        .await
-        .or_exit(Code::Unavailable)
+    spawn_kafka::ensure_topics(
+        &kafka.brokers,
+        &kafka.properties,
+        &topics,
+        kafka.partitions,
+        kafka.replication,
+    )
+    .await
+    .or_exit(Code::Unavailable)
 }
 
 /// Completes once every pipeline has settled what its topic held when asked, and nothing has moved for a while.
@@ -81,8 +92,13 @@ async fn at_end(wanted: bool, settings: Settings, pipelines: Vec<Pipeline>, stat
 /// Whether the stored checkpoints of a pipeline have reached the end of its topic.
 async fn caught_up(settings: &Settings, pipeline: &Pipeline) -> Outcome<bool> {
     let kafka = &settings.kafka;
-    let ends = spawn_kafka::end_offsets(&kafka.brokers, &kafka.properties, &pipeline.topic).await.or_exit(Code::Unavailable)?;
+    let ends = spawn_kafka::end_offsets(&kafka.brokers, &kafka.properties, &pipeline.topic)
+        .await
+        .or_exit(Code::Unavailable)?;
     let store = super::store(settings).await?;
-    let positions = store.positions(&pipeline.name, &pipeline.topic).await.or_exit(Code::Unavailable)?;
+    let report = store.audit_of(Some(&pipeline.name)).await.or_exit(Code::Unavailable)?;
+    let mine = report.partitions.iter().filter(|p| p.topic == pipeline.topic);
+    let positions: std::collections::BTreeMap<i32, i64> =
+        mine.map(|p| (p.partition, p.next_offset)).collect();
     Ok(ends.iter().all(|(partition, end)| *end == 0 || positions.get(partition).is_some_and(|p| p >= end)))
 }

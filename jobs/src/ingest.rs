@@ -1,0 +1,189 @@
+//! `ingest`: a folder or a manifest onto the topics, always through Kafka.
+//!
+//! A reading thread lists items and hands them over through a short channel, so that neither a large folder nor a large manifest is ever
+//! in memory. An item counts as sent once its delivery report has come. Ids derive from origin and content: a second run gives duplicates only.
+
+use crate::folder::Walk;
+use crate::manifest;
+use crate::media::{Item, Origin, head, message_for_item, modality_of};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use spawn_core::Modality;
+use spawn_kafka::{Message, Producer, SendError};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc::{Receiver, channel};
+
+/// Items between the reading thread and the producer.
+const LISTED_MAX: usize = 256;
+/// Messages without a delivery report; their bytes are bounded by the producer.
+const INFLIGHT_MAX: usize = 512;
+/// Failures that the report describes; the others are counted.
+const FAILURES_DESCRIBED: usize = 10;
+
+/// What to ingest.
+#[derive(Clone, Debug)]
+pub struct IngestOptions {
+    /// A folder, or a `.csv` or `.parquet` manifest.
+    pub path: PathBuf,
+    /// Where each kind of media goes.
+    pub topics: BTreeMap<Modality, String>,
+    /// Only this kind.
+    pub modality: Option<Modality>,
+    /// At most so many items.
+    pub limit: Option<u64>,
+    /// Read and check, send nothing.
+    pub dry_run: bool,
+}
+
+/// How far it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Items listed.
+    pub seen: u64,
+    /// Items with a delivery report (or, in a dry run, that would have been sent).
+    pub sent: u64,
+    /// Items that are no media or not wanted.
+    pub skipped: u64,
+    /// Items that could not be sent.
+    pub failed: u64,
+    /// Bytes of the messages.
+    pub bytes: u64,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, Default)]
+pub struct IngestReport {
+    /// Totals.
+    pub progress: Progress,
+    /// By kind of media.
+    pub by_modality: BTreeMap<Modality, u64>,
+    /// The first failures: number of the item from 1, what was wrong.
+    pub failures: Vec<(u64, String)>,
+}
+
+/// Why it could not go on.
+#[derive(Debug)]
+pub enum IngestError {
+    /// The folder or manifest cannot be read.
+    Input(String),
+    /// Kafka does not take messages.
+    Kafka(SendError),
+}
+
+impl std::fmt::Display for IngestError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input(detail) => f.write_str(detail),
+            Self::Kafka(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for IngestError {}
+
+type Listed = Result<Item, String>;
+
+/// Sends everything that `options` names; calls `progress` after every item.
+pub async fn ingest(
+    options: IngestOptions,
+    producer: &Producer,
+    progress: impl Fn(&Progress) + Send + Sync,
+) -> Result<IngestReport, IngestError> {
+    let (mut listed, reading) = list(&options.path)?;
+    let mut report = IngestReport::default();
+    let mut sending = FuturesUnordered::new();
+    while let Some(item) = listed.recv().await {
+        if options.limit.is_some_and(|limit| report.progress.sent + sending.len() as u64 >= limit) {
+            break;
+        }
+        report.progress.seen += 1;
+        let number = report.progress.seen;
+        match message(item, &options) {
+            Ok(None) => report.progress.skipped += 1,
+            Err(detail) => report.fail(number, detail),
+            Ok(Some((modality, message))) => {
+                *report.by_modality.entry(modality).or_default() += 1;
+                report.progress.bytes += message.value.as_ref().map_or(0, |v| v.len() as u64);
+                if options.dry_run {
+                    report.progress.sent += 1;
+                } else {
+                    sending.push(async move { (number, producer.send(message).await) });
+                }
+            }
+        }
+        while sending.len() >= INFLIGHT_MAX {
+            report.settle(sending.next().await)?;
+        }
+        progress(&report.progress);
+    }
+    // A reader that still lists (limit reached) ends as soon as nobody takes its items.
+    drop(listed);
+    while !sending.is_empty() {
+        report.settle(sending.next().await)?;
+        progress(&report.progress);
+    }
+    match reading.join() {
+        Ok(read) => read.map_err(IngestError::Input)?,
+        Err(_) => return Err(IngestError::Input("the reading thread panicked. This is a bug.".into())),
+    }
+    Ok(report)
+}
+
+impl IngestReport {
+    fn fail(&mut self, number: u64, detail: String) {
+        self.progress.failed += 1;
+        if self.failures.len() < FAILURES_DESCRIBED {
+            self.failures.push((number, detail));
+        }
+    }
+
+    fn settle(&mut self, report: Option<(u64, Result<(i32, i64), SendError>)>) -> Result<(), IngestError> {
+        match report {
+            None => {}
+            Some((_, Ok(_))) => self.progress.sent += 1,
+            Some((number, Err(error @ SendError::TooLarge { .. }))) => self.fail(number, error.to_string()),
+            Some((_, Err(error))) => return Err(IngestError::Kafka(error)),
+        }
+        Ok(())
+    }
+}
+
+/// `None` for what is no media, or not wanted.
+fn message(item: Listed, options: &IngestOptions) -> Result<Option<(Modality, Message)>, String> {
+    let item = item?;
+    let found = match (&item.origin, item.modality) {
+        (_, Some(modality)) => Some(modality),
+        (Origin::File(path), None) => modality_of(path, &head(path)),
+        (Origin::Uri(uri), None) => modality_of(Path::new(uri), &[]),
+        (Origin::Text(_), None) => Some(Modality::Text),
+    };
+    let Some(modality) = found.filter(|found| options.modality.is_none_or(|wanted| wanted == *found)) else {
+        return Ok(None);
+    };
+    let Some(topic) = options.topics.get(&modality) else {
+        return Ok(None);
+    };
+    let (_, message) = message_for_item(&item, modality, topic).map_err(|e| match &item.origin {
+        Origin::File(path) => format!("{}: {e}", path.display()),
+        _ => e.to_string(),
+    })?;
+    Ok(Some((modality, message)))
+}
+
+/// Lists items on a thread of its own: reading blocks.
+fn list(path: &Path) -> Result<(Receiver<Listed>, std::thread::JoinHandle<Result<(), String>>), IngestError> {
+    let meta = std::fs::metadata(path).map_err(|e| IngestError::Input(format!("{}: {e}", path.display())))?;
+    let (items_tx, items_rx) = channel(LISTED_MAX);
+    let path = path.to_owned();
+    let reading = std::thread::spawn(move || {
+        if meta.is_dir() {
+            let walk = Walk::new(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            // An error of `send` is the end: nobody takes items any more.
+            walk.map(|item| item.map_err(|e| e.to_string())).all(|item| items_tx.blocking_send(item).is_ok());
+            return Ok(());
+        }
+        manifest::read(&path, |item| items_tx.blocking_send(item).is_ok())
+    });
+    Ok((items_rx, reading))
+}

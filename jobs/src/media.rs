@@ -1,0 +1,199 @@
+//! What a file is, and the message that carries it.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use spawn_core::{ContentHash, Modality, Payload};
+use spawn_kafka::{JobMessage, Message};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Largest payload that travels inside its message; a larger one goes as a reference to the file.
+pub const INLINE_BYTES_MAX: u64 = 512 * 1024;
+/// Bytes that are looked at to tell what a file is.
+const SNIFF_BYTES: usize = 512;
+
+/// Extension, modality, media type.
+const EXTENSIONS: [(&str, Modality, &str); 23] = [
+    ("aac", Modality::Audio, "audio/aac"),
+    ("bmp", Modality::Image, "image/bmp"),
+    ("csv", Modality::Text, "text/csv"),
+    ("flac", Modality::Audio, "audio/flac"),
+    ("gif", Modality::Image, "image/gif"),
+    ("htm", Modality::Text, "text/html"),
+    ("html", Modality::Text, "text/html"),
+    ("jpeg", Modality::Image, "image/jpeg"),
+    ("jpg", Modality::Image, "image/jpeg"),
+    ("json", Modality::Text, "text/json"),
+    ("m4a", Modality::Audio, "audio/mp4"),
+    ("md", Modality::Text, "text/markdown"),
+    ("mp3", Modality::Audio, "audio/mpeg"),
+    ("oga", Modality::Audio, "audio/ogg"),
+    ("ogg", Modality::Audio, "audio/ogg"),
+    ("opus", Modality::Audio, "audio/opus"),
+    ("png", Modality::Image, "image/png"),
+    ("rst", Modality::Text, "text/plain"),
+    ("tif", Modality::Image, "image/tiff"),
+    ("tiff", Modality::Image, "image/tiff"),
+    ("txt", Modality::Text, "text/plain"),
+    ("wav", Modality::Audio, "audio/wav"),
+    ("webp", Modality::Image, "image/webp"),
+];
+
+/// First bytes, modality. For files without a known extension.
+const SIGNATURES: [(&[u8], Modality); 12] = [
+    (b"\xff\xd8\xff", Modality::Image),
+    (b"\x89PNG", Modality::Image),
+    (b"GIF8", Modality::Image),
+    (b"BM", Modality::Image),
+    (b"II*\0", Modality::Image),
+    (b"MM\0*", Modality::Image),
+    (b"fLaC", Modality::Audio),
+    (b"OggS", Modality::Audio),
+    (b"ID3", Modality::Audio),
+    (b"\xff\xfb", Modality::Audio),
+    (b"\xff\xf1", Modality::Audio),
+    (b"\xff\xf9", Modality::Audio),
+];
+
+/// Where an item's bytes are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    /// A file of this machine.
+    File(PathBuf),
+    /// Somewhere that a worker can reach.
+    Uri(String),
+    /// The text itself.
+    Text(String),
+}
+
+/// One thing to be processed.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Where its bytes are.
+    pub origin: Origin,
+    /// What it is, if that is known.
+    pub modality: Option<Modality>,
+    /// Declared media type.
+    pub media_type: Option<String>,
+    /// The producer's id; made from the origin and its content without one, so that the same item sent twice is a duplicate.
+    pub id: Option<String>,
+    /// Stored beside the result.
+    pub metadata: Map<String, Value>,
+}
+
+/// What a file is by its extension, else by its first bytes; text if they are printable UTF-8.
+pub fn modality_of(path: &Path, head: &[u8]) -> Option<Modality> {
+    if let Some((_, modality, _)) = by_extension(path) {
+        return Some(*modality);
+    }
+    let riff = |kind: &[u8]| head.starts_with(b"RIFF") && head.get(8..12) == Some(kind);
+    match SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
+        Some((_, modality)) => Some(*modality),
+        None if riff(b"WEBP") => Some(Modality::Image),
+        None if riff(b"WAVE") => Some(Modality::Audio),
+        None if head.get(4..8) == Some(b"ftyp") => Some(Modality::Audio),
+        None => is_text(&head[..head.len().min(SNIFF_BYTES)]).then_some(Modality::Text),
+    }
+}
+
+fn is_text(head: &[u8]) -> bool {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // The last character may be cut.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !text.is_empty() && text.chars().all(|c| !c.is_control() || c.is_whitespace())
+}
+
+fn by_extension(path: &Path) -> Option<&'static (&'static str, Modality, &'static str)> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    EXTENSIONS.iter().find(|(known, ..)| *known == extension)
+}
+
+/// The message of a file. Reads it when it is small enough to travel inside.
+pub fn message_for_file(
+    path: &Path,
+    modality: Modality,
+    topic: &str,
+    metadata: Map<String, Value>,
+) -> std::io::Result<Message> {
+    let item = Item {
+        origin: Origin::File(path.to_owned()),
+        modality: Some(modality),
+        media_type: None,
+        id: None,
+        metadata,
+    };
+    Ok(message_for_item(&item, modality, topic)?.1)
+}
+
+/// The public id of an item and its message.
+pub fn message_for_item(item: &Item, modality: Modality, topic: &str) -> std::io::Result<(String, Message)> {
+    let (payload, subject, derived, known_type) = match &item.origin {
+        Origin::File(path) => {
+            let path = path.canonicalize()?;
+            let uri = file_uri(&path);
+            let (payload, content) = file_payload(&path, &uri)?;
+            let media_type = by_extension(&path).filter(|(_, m, _)| *m == modality).map(|(.., t)| *t);
+            (payload, Some(uri.clone()), format!("{uri}#{content}"), media_type)
+        }
+        Origin::Uri(uri) => (Payload::Reference(uri.clone()), Some(uri.clone()), uri.clone(), None),
+        Origin::Text(text) => {
+            let content = ContentHash::of(text.as_bytes()).to_string();
+            (Payload::Inline(Bytes::copy_from_slice(text.as_bytes())), None, content, Some("text/plain"))
+        }
+    };
+    let message = JobMessage {
+        topic,
+        modality,
+        source: "spawn",
+        id: item.id.as_deref().unwrap_or(&derived),
+        subject: subject.as_deref(),
+        media_type: item.media_type.as_deref().or(known_type).unwrap_or("application/octet-stream"),
+        payload,
+        metadata: &item.metadata,
+    };
+    Ok((message.item().public(), message.encode()))
+}
+
+/// Small files inside, large ones as a reference; and a name for the content.
+fn file_payload(path: &Path, uri: &str) -> std::io::Result<(Payload, String)> {
+    let meta = std::fs::metadata(path)?;
+    if meta.len() > INLINE_BYTES_MAX {
+        // Reading it all just for its hash would cost as much as processing it.
+        let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let content = format!("{}-{}", meta.len(), changed.map_or(0, |d| d.as_nanos()));
+        return Ok((Payload::Reference(uri.to_owned()), content));
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    std::fs::File::open(path)?.take(INLINE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    let content = ContentHash::of(&bytes).to_string();
+    Ok((Payload::Inline(bytes.into()), content))
+}
+
+/// `file://` with everything escaped that a URI cannot hold.
+pub(crate) fn file_uri(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file://");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => {
+                uri.push(char::from(*byte))
+            }
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    uri
+}
+
+/// The first bytes of a file, for [`modality_of`].
+pub(crate) fn head(path: &Path) -> Vec<u8> {
+    let mut head = Vec::new();
+    // What cannot be read is told when it is sent.
+    let _read =
+        std::fs::File::open(path).and_then(|file| file.take(SNIFF_BYTES as u64).read_to_end(&mut head));
+    head
+}

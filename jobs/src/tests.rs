@@ -1,0 +1,136 @@
+//! Jobs against the broker in the process.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use crate::*;
+use spawn_core::Modality;
+use spawn_kafka::{EmbeddedBroker, Producer, ProducerConfig};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("spawn-jobs-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn topics() -> BTreeMap<Modality, String> {
+    Modality::ALL.into_iter().map(|m| (m, format!("jobs.{m}"))).collect()
+}
+
+async fn run(path: &Path, change: impl FnOnce(&mut IngestOptions)) -> (IngestReport, u64) {
+    let names: Vec<String> = topics().into_values().collect();
+    let broker = EmbeddedBroker::start(&names, 2).unwrap();
+    let producer = Producer::new(ProducerConfig::new(&broker.brokers(), &BTreeMap::new())).unwrap();
+    let mut options = IngestOptions {
+        path: path.to_owned(),
+        topics: topics(),
+        modality: None,
+        limit: None,
+        dry_run: false,
+    };
+    change(&mut options);
+    let report = ingest(options, &producer, |_| {}).await.unwrap();
+    let mut stored = 0;
+    for topic in &names {
+        let ends = spawn_kafka::end_offsets(&broker.brokers(), &BTreeMap::new(), topic).await.unwrap();
+        stored += ends.values().sum::<i64>() as u64;
+    }
+    (report, stored)
+}
+
+#[test]
+fn media_are_told_by_name_and_else_by_content() {
+    for (name, head, expected) in [
+        ("a.JPG", &b""[..], Some(Modality::Image)),
+        ("x", b"\xff\xd8\xff\xe0", Some(Modality::Image)),
+        ("x", b"RIFF\0\0\0\0WAVEfmt ", Some(Modality::Audio)),
+        ("x", b"RIFF\0\0\0\0WEBPVP8 ", Some(Modality::Image)),
+        ("x", b"\0\0\0\x20ftypM4A ", Some(Modality::Audio)),
+        ("x", "Grüße".as_bytes(), Some(Modality::Text)),
+        ("x", b"\0\x01\x02", None),
+        ("x", b"", None),
+    ] {
+        assert_eq!(modality_of(Path::new(name), head), expected, "{name} {head:?}");
+    }
+}
+
+#[test]
+fn large_files_travel_as_references_and_ids_follow_the_content() {
+    let folder = Folder::new("media");
+    folder.write("ä b.txt", b"small");
+    folder.write("big.jpg", &vec![7; 600 * 1024]);
+    let message = |name: &str, m| message_for_file(&folder.0.join(name), m, "t", Default::default()).unwrap();
+    let small = message("ä b.txt", Modality::Text);
+    assert_eq!(small.value.as_deref(), Some(&b"small"[..]));
+    let subject = small.headers.iter().find(|(k, _)| k == "ce_subject").unwrap().1.clone();
+    assert!(String::from_utf8_lossy(&subject).ends_with("/%C3%A4%20b.txt"));
+    let big = message("big.jpg", Modality::Image);
+    assert!(big.value.unwrap().is_empty() && big.headers.iter().any(|(k, _)| k == "ce_dataref"));
+    assert_eq!(message("ä b.txt", Modality::Text).key, small.key);
+    folder.write("ä b.txt", b"other");
+    assert_ne!(message("ä b.txt", Modality::Text).key, small.key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_sent_whole_and_what_is_no_media_is_counted() {
+    let folder = Folder::new("folder");
+    folder.write("a.txt", b"one");
+    folder.write("sub/deep/b.txt", b"two");
+    folder.write("c.bin", &[0, 1, 2]);
+    std::os::unix::fs::symlink(&folder.0, folder.0.join("loop")).unwrap();
+    let (report, stored) = run(&folder.0, |_| {}).await;
+    assert_eq!(report.progress, Progress { seen: 3, sent: 2, skipped: 1, failed: 0, bytes: 6 });
+    assert_eq!(stored, 2);
+    let (dry, stored) = run(&folder.0, |o| o.dry_run = true).await;
+    assert_eq!((dry.progress.sent, stored), (2, 0));
+    let (limited, stored) = run(&folder.0, |o| o.limit = Some(1)).await;
+    assert_eq!((limited.progress.sent, stored), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_sent_and_its_bad_rows_are_named() {
+    let folder = Folder::new("manifest");
+    folder.write("a.txt", b"one");
+    folder.write(
+        "m.csv",
+        b"path,text,uri,modality,id,price\na.txt,,,,,7\n,hello,,,x,8\n,,https://h/p.jpg,,,\nmissing.txt,,,,,\na.txt,both,,,,\n,q,,video,,\n",
+    );
+    let (report, stored) = run(&folder.0.join("m.csv"), |_| {}).await;
+    assert_eq!((report.progress.sent, report.progress.failed, stored), (3, 3, 3));
+    let numbers: Vec<u64> = report.failures.iter().map(|f| f.0).collect();
+    assert_eq!(numbers, [4, 5, 6]);
+    assert!(report.failures[2].1.contains("video"), "{:?}", report.failures);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_without_a_known_column_is_refused() {
+    let folder = Folder::new("columns");
+    folder.write("m.csv", b"file,size\na,1\n");
+    let broker = EmbeddedBroker::start(&["jobs.text".to_owned()], 1).unwrap();
+    let producer = Producer::new(ProducerConfig::new(&broker.brokers(), &BTreeMap::new())).unwrap();
+    let options = IngestOptions {
+        path: folder.0.join("m.csv"),
+        topics: topics(),
+        modality: None,
+        limit: None,
+        dry_run: false,
+    };
+    let error = ingest(options, &producer, |_| {}).await.unwrap_err();
+    assert!(error.to_string().contains("path, uri or text"), "{error}");
+}

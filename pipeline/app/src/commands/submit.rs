@@ -1,0 +1,109 @@
+//! `spawn submit`
+
+use super::worker::ensure_topics;
+use crate::cli::Submit;
+use crate::config::Settings;
+use crate::embedder::modality_of;
+use crate::exit::{Code, Failure, OrExit, Outcome};
+use crate::output::Output;
+use crate::registry;
+use serde_json::{Map, json};
+use spawn_core::Modality;
+use spawn_jobs::{Item, Origin, message_for_item};
+use spawn_kafka::{Producer, ProducerConfig};
+use spawn_postgres::Store;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub(super) async fn run(args: Submit, settings: Settings, out: Output) -> Outcome {
+    let topics = topics(&settings)?;
+    ensure_topics(&settings, &settings.pipeline).await?;
+    let producer = Producer::new(ProducerConfig::new(&settings.kafka.brokers, &settings.kafka.properties))
+        .or_exit(Code::Unavailable)?;
+    let mut ids = Vec::new();
+    for path in &args.paths {
+        let (item, modality) = item(path, args.modality, settings.fetch.payload_bytes_max)?;
+        let missing = || Failure::new(Code::Config, format!("no [[pipeline]] has a model for {modality}"));
+        let topic = topics.get(&modality).ok_or_else(missing)?;
+        let (id, message) = message_for_item(&item, modality, topic).or_exit(Code::Data)?;
+        let place = match args.dry_run {
+            true => None,
+            false => Some(producer.send(message).await.or_exit(Code::Unavailable)?),
+        };
+        let (partition, offset) = place.unzip();
+        if out.json {
+            out.json(
+                "submit",
+                json!({"id": id, "path": path, "modality": modality, "topic": topic, "partition": partition, "offset": offset, "dry_run": args.dry_run}),
+            );
+        } else {
+            out.line(format_args!("{id}  {modality}  {}", path.display()));
+        }
+        ids.push(id);
+    }
+    match args.wait {
+        Some(seconds) if !args.dry_run => wait(&super::store(&settings).await?, ids, seconds, out).await,
+        _ => Ok(()),
+    }
+}
+
+/// The topic of the first pipeline of each modality.
+pub(super) fn topics(settings: &Settings) -> Outcome<BTreeMap<Modality, String>> {
+    let mut topics = BTreeMap::new();
+    for pipeline in &settings.pipeline {
+        let (manifest, _) = registry::manifest(settings, &pipeline.model)?;
+        topics.entry(manifest.modality).or_insert_with(|| pipeline.topic.clone());
+    }
+    Ok(topics)
+}
+
+fn item(path: &Path, modality: Option<Modality>, bytes_max: usize) -> Outcome<(Item, Modality)> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().take(bytes_max as u64).read_to_string(&mut text).or_exit(Code::Data)?;
+        let item =
+            Item { origin: Origin::Text(text), modality, media_type: None, id: None, metadata: Map::new() };
+        return match modality.unwrap_or(Modality::Text) {
+            Modality::Text => Ok((item, Modality::Text)),
+            other => {
+                Err(Failure::new(Code::Usage, format!("stdin is read as text; submit {other} as a file")))
+            }
+        };
+    }
+    let head = std::fs::File::open(path).and_then(|file| {
+        let mut head = Vec::new();
+        file.take(512).read_to_end(&mut head).map(|_| head)
+    });
+    let head = head.map_err(|e| Failure::new(Code::Data, format!("{}: {e}", path.display())))?;
+    let modality = modality.map_or_else(|| modality_of(path, &head), Ok)?;
+    let origin = Origin::File(path.to_owned());
+    Ok((
+        Item { origin, modality: Some(modality), media_type: None, id: None, metadata: Map::new() },
+        modality,
+    ))
+}
+
+/// Until each id has a result, or time is up.
+async fn wait(store: &Store, mut ids: Vec<String>, seconds: f64, out: Output) -> Outcome {
+    let deadline = Instant::now() + Duration::from_secs_f64(seconds.max(0.0));
+    while Instant::now() < deadline {
+        let mut open = Vec::new();
+        for id in ids {
+            match store.result(&id).await.or_exit(Code::Unavailable)? {
+                Some(_) => out.note(format_args!("{id} has a result")),
+                None => open.push(id),
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        ids = open;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(Failure::new(
+        Code::Data,
+        format!("{} of them have no result yet: is a worker running? `spawn audit` tells", ids.len()),
+    ))
+}
