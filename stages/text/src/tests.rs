@@ -170,6 +170,14 @@ fn a_text_of_many_pieces_has_the_ids_of_the_whole() {
 }
 
 #[test]
+fn a_text_beyond_the_limit_is_not_read_to_its_end() {
+    let encoder = crate::encode::Encoder::new(TOKENIZER).unwrap();
+    let text = "cat ".repeat(100_000);
+    assert_eq!(encoder.ids(&text, usize::MAX).unwrap().len(), 100_000);
+    assert!((11..50_000).contains(&encoder.ids(&text, 10).unwrap().len()));
+}
+
+#[test]
 fn the_spec_names_whatever_changes_the_ids() {
     let limits = Limits { bytes_max: 1, tokens_max: 1 };
     let base = Config { tokens_max: 64, overlap: 8, chunks_max: 4 };

@@ -2,7 +2,7 @@
 //!
 //! `throughput MODEL_DIR [--batch N] [--length T] [--seconds S] [--device D] [--threads N]` prints one JSON object. The inputs are the
 //! golden examples in turn; `--length` cuts or repeats padded ones to that length, 0 gives every call another one (what new shapes
-//! cost). `--no-freeze`, `--optimise`, `--profiling`, `--length-step N` and `--plain-malloc` show what each idea is worth.
+//! cost). `--no-freeze`, `--no-onednn`, `--optimise`, `--profiling`, `--length-step N` and `--plain-malloc` show what each idea is worth.
 #![allow(clippy::print_stdout, reason = "a program for people")]
 
 use spawn_core::{Array, ArrayData, Features, Model};
@@ -120,6 +120,7 @@ fn arguments() -> Result<Arguments, Box<dyn std::error::Error>> {
             "--device" => arguments.device = value()?.parse()?,
             "--threads" => arguments.threads = value()?.parse()?,
             "--no-freeze" => arguments.tuning.freeze = false,
+            "--no-onednn" => arguments.tuning.onednn = false,
             "--optimise" => arguments.tuning.optimise = true,
             "--profiling" => arguments.tuning.profiling = true,
             "--length-step" => arguments.tuning.length_step = value()?.parse()?,

@@ -1,4 +1,5 @@
 #include "module.h"
+#include "linear.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -19,6 +20,7 @@
 struct spawn_module {
   torch::jit::Module module;
   at::Device device;
+  size_t linears;
 };
 
 struct spawn_outputs {
@@ -91,9 +93,15 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
     if (options->optimise) {
       module = torch::jit::optimize_for_inference(module);
     }
-    return new spawn_module{std::move(module), device};
+    size_t linears = 0;
+    if (options->onednn && device.is_cpu()) {
+      linears = linear_by_onednn(*module.get_method("forward").graph());
+    }
+    return new spawn_module{std::move(module), device, linears};
   });
 }
+
+size_t spawn_module_linears(const spawn_module *module) { return module->linears; }
 
 void spawn_module_free(spawn_module *module) { delete module; }
 

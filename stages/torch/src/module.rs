@@ -43,6 +43,7 @@ impl Module {
         let options = ffi::Options {
             cuda: options.cuda.map_or(-1, i32::from),
             freeze: options.tuning.freeze,
+            onednn: options.tuning.onednn,
             optimise: options.tuning.optimise,
             profiling: options.tuning.profiling,
         };
@@ -50,6 +51,12 @@ impl Module {
         let module =
             with_message(|message| unsafe { ffi::spawn_module_load(path.as_ptr(), &options, message) })?;
         NonNull::new(module).map(Self).ok_or_else(|| "no module".into())
+    }
+
+    /// How many linear layers run by oneDNN.
+    pub(crate) fn linears(&self) -> usize {
+        // SAFETY: made by `spawn_module_load` and not yet freed.
+        unsafe { ffi::spawn_module_linears(self.0.as_ptr()) }
     }
 
     /// Runs the module. The error is libtorch's message.
@@ -175,6 +182,7 @@ mod ffi {
     pub(super) struct Options {
         pub(super) cuda: i32,
         pub(super) freeze: bool,
+        pub(super) onednn: bool,
         pub(super) optimise: bool,
         pub(super) profiling: bool,
     }
@@ -185,6 +193,7 @@ mod ffi {
             options: *const Options,
             message: *mut *mut c_char,
         ) -> *mut Module;
+        pub(super) fn spawn_module_linears(module: *const Module) -> usize;
         pub(super) fn spawn_module_free(module: *mut Module);
         pub(super) fn spawn_module_forward(
             module: *mut Module,

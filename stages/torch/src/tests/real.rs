@@ -1,7 +1,7 @@
 //! The models that the project ships with, as they were exported. `make test` installs them.
 
-use crate::{Device, LoadError, Manifest, TorchModel};
-use spawn_core::{Features, Model};
+use crate::{Device, LoadError, Manifest, TorchModel, Tuning};
+use spawn_core::{Features, Modality, Model};
 use std::path::{Path, PathBuf};
 
 /// Every folder with a manifest in the models' folder; there must be some.
@@ -44,6 +44,23 @@ fn every_shipped_model_is_proved_on_this_machine() {
         let labels = model.manifest().labels_top;
         assert!(inferences.iter().all(|i| i.labels.len() == labels), "{}", dir.display());
         model.control().unwrap();
+    }
+}
+
+#[test]
+fn linear_layers_of_a_text_model_run_by_onednn_and_say_the_same() {
+    let text = |dir: &PathBuf| Manifest::read(dir).unwrap().modality == Modality::Text;
+    let dir = models().into_iter().find(text).expect("a text model is shipped");
+    let mut model = TorchModel::load(&dir, &Device::Cpu).unwrap();
+    let tuning = Tuning { onednn: false, ..Tuning::default() };
+    let mut plain = TorchModel::load_with(&dir, &Device::Cpu, tuning).unwrap();
+    assert!(model.onednn_linears() > 0);
+    assert_eq!(plain.onednn_linears(), 0);
+    let examples: Vec<Features> = model.examples().cloned().collect();
+    let chunks: Vec<&Features> = examples.iter().collect();
+    for (ours, theirs) in model.infer(&chunks).unwrap().iter().zip(plain.infer(&chunks).unwrap()) {
+        let theirs = theirs.embedding.unwrap();
+        assert!(ours.embedding.as_ref().unwrap().cosine(theirs.as_slice()) > 1.0 - 1e-6);
     }
 }
 
