@@ -52,6 +52,10 @@ fn run(cli: cli::Cli, out: Output) -> Outcome {
         .or_exit(Code::Config)?;
     telemetry::init_log(&loaded.settings.log, out.quiet)?;
     telemetry::recorder();
+    // For tests of what a sudden death leaves behind.
+    if let Ok(step) = std::env::var("SPAWN_DIE_AT") {
+        spawn_engine::steps::die_at(step);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("runtime").build()?;
     let result = runtime.block_on(commands::run(cli.command, loaded, out));
     // Threads of a driver that hangs must not keep the process.

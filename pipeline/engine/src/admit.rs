@@ -6,6 +6,7 @@ use crate::budget::{Budget, Reservation};
 use crate::claims::Claims;
 use crate::fetch::Fetched;
 use crate::meter::{Meter, State};
+use crate::steps::reached;
 use spawn_core::{Entry, Rejection, Stage};
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -45,6 +46,7 @@ pub async fn admit(
                     Some(Err(rejection)) => Some(Err(rejection)),
                     None => None,
                 };
+                reached("admitted");
                 meter.add_items(1);
                 Entry::Item(rest.join(decodable))
             }

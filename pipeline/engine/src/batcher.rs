@@ -8,6 +8,7 @@ use crate::budget::Budget;
 use crate::claims::Claims;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
+use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{Batch, Body, Claim, Entry, PartitionSpan};
 use std::collections::HashMap;
@@ -50,6 +51,7 @@ pub async fn batched(
             permit = out.reserve(), if reason.is_some() => {
                 let Ok(permit) = permit else { return };
                 meter.enter(State::Busy);
+                reached("batched");
                 if let Some(batch) = unit.cut() {
                     stats.dispatched(reason.unwrap_or("end"), batch.envelopes.len());
                     meter.add_items(batch.envelopes.len() as u64);

@@ -7,6 +7,7 @@ use crate::device::DeviceHandle;
 use crate::intake::retry;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
+use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{
     Batch, Embedding, Envelope, Fault, FaultClass, Features, Inference, Inferred, ModelSpec, Pooling,
@@ -52,6 +53,7 @@ impl Infer {
                 done = async { running.front_mut().expect("checked by the guard. This is a bug.").await }, if !running.is_empty() => {
                     running.pop_front();
                     let batch = done.map_err(|e| Fault::new(FaultClass::Operator, "model", format!("inference task: {e}")))??;
+                    reached("inferred");
                     self.meter.add_items(batch.envelopes.len() as u64);
                     if self.meter.during(State::Blocked, out.send(batch)).await.is_err() {
                         return Ok(());

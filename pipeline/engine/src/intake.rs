@@ -7,6 +7,7 @@ use crate::budget::{Budget, Reservation};
 use crate::claims::Claims;
 use crate::fetch::Fetch;
 use crate::meter::{Meter, State};
+use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{
     Assignment, Entry, Envelope, Event, Fault, FaultClass, Hold, Mark, Payload, Rejection, Sink, Source,
@@ -106,6 +107,7 @@ impl Intake {
             tracing::info!(pipeline = %self.stats.pipeline, partition = c.partition, position = c.position, epoch = c.claim.epoch, "partition claimed");
         }
         self.claims.insert(&claimed);
+        reached("claimed");
         retry("start", || self.source.start(claimed.clone())).await
     }
 

@@ -15,7 +15,7 @@
 //! - [`write`]: commit unit -> sink, then progress to the source
 //!
 //! Shared parts: [`ordered`] (parallel work, results in order), [`crew`] (CPU threads), [`device`] (the inference thread),
-//! [`budget`] (byte pools), [`claims`] (who owns what), [`meter`] and [`telemetry`].
+//! [`budget`] (byte pools), [`claims`] (who owns what), [`meter`] and [`telemetry`], [`steps`] (where tests let it die).
 
 pub mod admit;
 pub mod batcher;
@@ -31,6 +31,7 @@ pub mod meter;
 pub mod ordered;
 pub mod pipeline;
 pub mod prepare;
+pub mod steps;
 pub mod telemetry;
 pub mod write;
 

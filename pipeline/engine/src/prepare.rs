@@ -5,6 +5,7 @@ use crate::crew::Crew;
 use crate::fetch::Fetched;
 use crate::meter::{Meter, thread_cpu};
 use crate::ordered::map_ordered;
+use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{Entry, Envelope, Hold, Media, Prepared, Rejection, Stage};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,7 @@ impl Workers {
         drop(stage);
         self.meter.add_cpu(thread_cpu().saturating_sub(cpu));
         self.stats.stage_took("prepare", started.elapsed());
+        reached("prepared");
         match result {
             Ok(prepared) if prepared.chunks.is_empty() => {
                 Err(Rejection::new("prepare", "stage.empty", "the stage made nothing of it"))

@@ -6,6 +6,7 @@
 use crate::claims::Claims;
 use crate::intake::retry;
 use crate::meter::{Meter, State};
+use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{Batch, Body, Fault, Inferred, Sink, Source};
 use std::collections::hash_map::RandomState;
@@ -42,7 +43,9 @@ impl Write {
 
     async fn write(&self, batch: &Batch<Inferred>) -> Result<(), Fault> {
         let started = Instant::now();
+        reached("writing");
         let written = retry("write", || self.sink.write(batch)).await?;
+        reached("written");
         self.stats.stage_took("write", started.elapsed());
         self.stats.written(written.outcomes);
         let mut delta = batch.delta.clone();

@@ -1,0 +1,79 @@
+//! Workers that die, come and go: the table is the same as if nothing had happened.
+
+use crate::world::World;
+
+const STEPS: [&str; 7] = ["claimed", "admitted", "prepared", "batched", "inferred", "writing", "written"];
+
+fn assert_all_there(world: &World, count: usize) {
+    world.assert_ledger("text", [count as i64, 0, 0, 0]);
+    assert_eq!(world.count("SELECT count(DISTINCT event_id) FROM spawn.result"), count as i64);
+}
+
+#[test]
+fn a_worker_killed_five_times_loses_and_doubles_nothing() {
+    let world = World::new("kill");
+    let count = 1500;
+    world.ingest_texts(0, count);
+    let settled = || match world.count("SELECT count(*) FROM pg_class WHERE relname = 'record'") {
+        0 => 0,
+        _ => world.count("SELECT count(*) FROM spawn.record"),
+    };
+    for kill in 1..=5 {
+        let before = settled();
+        let worker = world.worker(&["--pipeline", "text"]);
+        let wanted = before + (count as i64 - before) / (7 - kill);
+        world.wait("progress after a kill", 60, || settled() >= wanted);
+        worker.signal("-9");
+        assert_eq!(worker.end(10), None, "killed by a signal");
+    }
+    assert!(settled() < count as i64, "all was done before the last kill: nothing was proved");
+    assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0), "{}", world.log());
+    assert_all_there(&world, count);
+    let still = world.count("SELECT count(*) FROM spawn.checkpoint WHERE next_offset = first_offset");
+    assert_eq!(still, 0, "each partition moved");
+}
+
+#[test]
+fn a_death_at_every_step_gives_the_same_table() {
+    let undisturbed = World::new("calm");
+    undisturbed.ingest_texts(0, 60);
+    assert_eq!(undisturbed.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0));
+    let world = World::new("steps");
+    world.ingest_texts(0, 60);
+    for step in STEPS {
+        let mut command = world.command(&["worker", "--pipeline", "text", "--set", "line.unit_records=5"]);
+        let output = command.env("SPAWN_DIE_AT", step).output().unwrap();
+        assert!(
+            output.status.code().is_none(),
+            "did not reach `{step}`: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0), "{}", world.log());
+    let table =
+        "SELECT string_agg(event_id || encode(content_hash, 'hex'), ',' ORDER BY event_id) FROM spawn.result";
+    assert_eq!(world.sql(table), undisturbed.sql(table));
+    assert_all_there(&world, 60);
+}
+
+#[test]
+fn workers_that_join_and_leave_share_the_work() {
+    let world = World::new("rebalance");
+    let count = 1200;
+    world.ingest_texts(0, count);
+    let settled = || world.count("SELECT count(*) FROM spawn.record");
+    let first = world.worker(&["--pipeline", "text"]);
+    world.wait("the first worker's progress", 60, || {
+        world.log().contains("partition claimed") && settled() > 100
+    });
+    let second = world.worker(&["--pipeline", "text"]);
+    world.wait("a partition moves", 60, || {
+        world.count("SELECT count(*) FROM spawn.checkpoint WHERE owner_epoch > 1") > 0
+    });
+    first.signal("-TERM");
+    assert_eq!(first.end(20), Some(0), "drains on SIGTERM: {}", world.log());
+    world.wait("the second worker finishes", 120, || settled() >= count as i64);
+    second.signal("-TERM");
+    assert_eq!(second.end(20), Some(0), "{}", world.log());
+    assert_all_there(&world, count);
+}

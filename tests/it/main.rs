@@ -1,0 +1,10 @@
+//! The product as its users run it: the real binary against a real Apache Kafka and a real PostgreSQL. Run through `setup/with-services`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests may fail loudly and speak")]
+
+mod cli;
+mod compose;
+mod demo;
+mod flow;
+mod kills;
+mod tidy;
+mod world;
