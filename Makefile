@@ -13,7 +13,7 @@ help: ## What there is
 
 demo: ## Run the main job on real samples (ARGS="--json --exit" are handed through)
 	setup/install
-	$(ENV) cargo build --release -p spawn-app >&2; setup/with-services $(BIN) demo $(ARGS)
+	$(ENV) cargo build --release --workspace >&2; setup/with-services $(BIN) demo $(ARGS)
 
 test: ## Format, lints, unit and integration tests with real services, documentation
 	setup/install
@@ -24,12 +24,12 @@ lint: ## Format and lints only
 
 bench: ## Measure ours and the peers in turn: make bench [AREA=image-prepare]
 	setup/install
-	$(ENV) cargo build --release -p spawn-app >&2; setup/proof bench "$(AREA)"
+	$(ENV) cargo build --release --workspace >&2; setup/proof bench "$(AREA)"
 
 evidence: ## Run the long proofs: make evidence AREA=line
 	setup/install
-	$(ENV) cargo build --release -p spawn-app >&2; setup/proof evidence "$(AREA)"
+	$(ENV) cargo build --release --workspace >&2; setup/proof evidence "$(AREA)"
 
 up: ## Services, worker and API until Ctrl-C
 	setup/install
-	$(ENV) cargo build --release -p spawn-app >&2; setup/with-services setup/up
+	$(ENV) cargo build --release --workspace >&2; setup/with-services setup/up
