@@ -5,8 +5,8 @@
 
 use crate::config::{Config, Filter, Fit};
 
-/// Scales of libjpeg-turbo that are used, as denominators, smallest picture first. All other eighths are slow: they have
-/// no SIMD inverse transform.
+/// Scales of libjpeg-turbo that are used, as denominators, smallest picture first. 1/2 and 1/4 have SIMD inverse transforms and
+/// 1/8 needs none (a fifth faster than 1/4 on 17 megapixels); all other eighths are slow.
 const JPEG_DENOMINATORS: [u32; 3] = [8, 4, 2];
 
 /// How the stored picture must be changed to be upright: swap the axes, then mirror. Any EXIF orientation is one of these.

@@ -5,7 +5,7 @@
 
 A reference is decoded at the scale that the stage uses (Pillow's `draft`), because libjpeg's scaled pictures differ from
 full ones by far more than resizers differ from each other. Where samples jump between black and white, filters with
-negative weights are not compared: they overshoot, both clip between the two passes, and Pillow's other pass comes first. Run again only when cases are added: the encoders decide the
+negative weights are not compared: they overshoot, and both libraries clip between two passes, in different order. Run again only when cases are added: the encoders decide the
 bytes, so another version of Pillow makes other (equally good) pictures.
 """
 
@@ -128,7 +128,7 @@ def reference(name, config, denominator):
 
 
 def case(name, flags=(), denominator=1, tolerance=2, media_type=None, **config):
-    config = {"width": 40, "height": 30, **config}
+    config = {"width": 32, "height": 24, **config}
     index = len(CASES)
     golden = f"golden-{index:02d}.png"
     reference(name, config, denominator).save(HERE / golden, optimize=True)
@@ -140,21 +140,23 @@ def case(name, flags=(), denominator=1, tolerance=2, media_type=None, **config):
 
 
 def jpegs():
-    big = save("photo.jpg", photo(400, 266), quality=75)
+    big = save("photo.jpg", photo(400, 266), quality=60)
     for name in FILTERS:
-        case(big, filter=name, fit="stretch", denominator=1 if name == "nearest" else 4)
-    case(big, width=60, height=44, fit="stretch", denominator=2)
+        # Lanczos overshoots even here.
+        case(big, filter=name, fit="stretch", denominator=1 if name == "nearest" else 4,
+             tolerance=3 if name == "lanczos3" else 2)
+    case(big, width=60, height=40, fit="stretch", denominator=2)
     case(big, width=24, height=16, fit="stretch", denominator=8)
     case(big, denominator=4)
     case(big, width=30, height=40, denominator=2)
     case(big, width=32, height=32, resize_short=36, denominator=2)
     case(big, width=31, height=25, resize_short=37, filter="bilinear", denominator=2)
     case(big, width=40, height=40, fit="pad", background=[10, 200, 30], denominator=4)
-    case(save("progressive.jpg", photo(400, 266), quality=60, progressive=True), denominator=4)
-    case(save("grey.jpg", photo(240, 160).convert("L"), quality=80), flags=["grey"], denominator=2)
-    case(save("sampling-444.jpg", photo(161, 107), quality=80, subsampling=0))
-    case(save("odd.jpg", photo(167, 211), quality=80, subsampling=2), denominator=2)
-    ink = save("cmyk.jpg", photo(160, 106).convert("CMYK"), quality=80)
+    case(save("progressive.jpg", photo(400, 266), quality=50, progressive=True), denominator=4)
+    case(save("grey.jpg", photo(200, 133).convert("L"), quality=70), flags=["grey"], denominator=2)
+    case(save("sampling-444.jpg", photo(121, 93), quality=75, subsampling=0))
+    case(save("odd.jpg", photo(151, 203), quality=70, subsampling=2), denominator=2)
+    ink = save("cmyk.jpg", photo(96, 64).convert("CMYK"), quality=75)
     case(ink, flags=["cmyk"])
     # The same file, declared as YCCK by the transform byte of its Adobe marker: wrong colours, right arithmetic.
     data = bytearray((HERE / ink).read_bytes())
@@ -172,10 +174,10 @@ def orientations():
             6: Image.ROTATE_90, 7: Image.TRANSVERSE, 8: Image.ROTATE_270}
     for value, how in back.items():
         stored = plain.transpose(how) if how is not None else plain
-        name = save(f"orientation-{value}.jpg", stored, quality=90, subsampling=0, exif=orientation(value))
+        name = save(f"orientation-{value}.jpg", stored, quality=75, subsampling=0, exif=orientation(value))
         flags = ["exif_applied"] if value > 1 else []
         case(name, width=31, height=20, flags=flags)
-    case("orientation-3.jpg", width=110, height=70, fit="stretch", filter="bilinear", flags=["exif_applied", "upscaled"])
+    case("orientation-3.jpg", width=100, height=50, fit="stretch", filter="bilinear", flags=["exif_applied", "upscaled"])
     stored = plain.transpose(Image.ROTATE_90)
     case(save("orientation-6.png", stored, exif=orientation(6), optimize=True), flags=["exif_applied"], width=31, height=20)
     case(save("orientation-6.webp", stored, exif=orientation(6), quality=80), flags=["exif_applied"], width=31, height=20)
@@ -205,8 +207,8 @@ def others():
     palette.info["transparency"] = 3
     case(save("palette.png", palette, transparency=3, optimize=True), flags=["alpha_flattened", "palette"])
     case(save("one-bit.png", grey.convert("1")), flags=["grey"], filter="bilinear")
-    case(write("rgb16.png", png16(72, 48, wide(small), 2)), flags=["sixteen_bit"])
-    case(write("grey16.png", png16(72, 48, wide(grey), 0)), flags=["grey", "sixteen_bit"])
+    case(write("rgb16.png", png16(40, 30, wide(photo(40, 30)), 2)), flags=["sixteen_bit"])
+    case(write("grey16.png", png16(40, 30, wide(photo(40, 30).convert("L")), 0)), flags=["grey", "sixteen_bit"])
     frames = [small.quantize(32), small.rotate(90).quantize(32), small.rotate(180).quantize(32)]
     frames[0].save(HERE / "animated.gif", save_all=True, append_images=frames[1:], duration=80, loop=0)
     case("animated.gif", flags=["animated", "palette"])
