@@ -148,6 +148,11 @@ def write(job, unit, peer, peer_version, peer_config, pairs, rate, items, target
         "peer_median": round(statistics.median(entry["peer"] for entry in rounds), 3),
         "ratio_median": round(ratio, 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
         "target_ratio": target_ratio, "met": ratio >= target_ratio, "equality": equal,
+        # The same by CPU seconds per unit of work: on a shared machine it moves less than the clock.
+        "cpu_ratio_median": round(statistics.median(
+            (theirs["process"]["cpu_seconds"] / (rate(theirs) * theirs["seconds"]))
+            / (mine["process"]["cpu_seconds"] / (rate(mine) * mine["seconds"])) for mine, theirs in pairs), 3)
+        if all("seconds" in answer for pair in pairs for answer in pair) else None,
         "cpu_seconds_per_item": statistics.median(m["process"]["cpu_seconds"] for m, _ in pairs) / items,
         "peak_rss_bytes": max(m["process"]["peak_rss_bytes"] for m, _ in pairs),
     }
