@@ -1,4 +1,4 @@
-//! Questions to the cluster, and topics.
+//! Questions to the cluster, and topics. For its release see [`crate::version`].
 
 use crate::config::admin;
 use crate::errors::fault;
@@ -83,13 +83,6 @@ pub async fn partitions(
         Ok(topics.iter().map(|name| (name.clone(), found(name))).collect())
     })
     .await
-}
-
-/// The broker's release as far as the protocol tells it: the newest `metadata.version` that Apache Kafka's feature list names, as
-/// `4.1` for level 27. `None` when the broker names no features (embedded, or older than 3.3).
-pub async fn broker_version(brokers: &str, properties: &BTreeMap<String, String>) -> Option<String> {
-    let _ = (brokers, properties);
-    None
 }
 
 /// The client's questions block: they are asked on a thread of their own, which ends after [`ANSWER_MAX`] at the latest.

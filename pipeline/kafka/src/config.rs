@@ -71,6 +71,10 @@ impl ConsumerConfig {
             // The default of a second halves the throughput once the queue was full.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.message.max.bytes", "16777216")
+            // One answer of a broker must not be a multiple of the budget.
+            .set("fetch.max.bytes", self.queue_bytes_max.clamp(16 << 20, 50 << 20).to_string())
+            // Without it, control and aborted records before the end would never be settled.
+            .set("enable.partition.eof", "true")
             .set("queued.max.messages.kbytes", (self.queue_bytes_max / 1024).max(1024).to_string())
             .set("topic.metadata.refresh.interval.ms", "30000");
         apply(&mut client, &self.properties);

@@ -9,9 +9,17 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use spawn_core::{Body, ItemId, Job, Payload, Rejection};
 
-/// Deepest accepted `metadata` and longest accepted id, in bytes: both end up in an index or in JSON columns.
+/// Longest id and source: they are hashed, and stored in an index.
 const ID_BYTES_MAX: usize = 1024;
+/// Longest URI or subject.
+const URI_BYTES_MAX: usize = 8 * 1024;
+/// Longest media type.
+const MEDIA_TYPE_BYTES_MAX: usize = 255;
+/// Largest metadata as JSON: it is stored beside every result.
 const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// CloudEvents attributes that are understood or say nothing of the item; any other is kept as metadata.
+const ATTRIBUTES: [&str; 9] =
+    ["id", "source", "specversion", "type", "time", "subject", "datacontenttype", "dataschema", "dataref"];
 
 /// A polled record's parts, before anything is known of it.
 #[derive(Clone, Copy, Debug)]
@@ -69,53 +77,76 @@ impl<'a> Raw<'a> {
         self.header(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    fn content_type(&self) -> Option<&'a str> {
-        self.text("content-type").map(|t| t.split(';').next().unwrap_or(t).trim())
+    /// A header that must be text where it is there at all.
+    fn attribute(&self, name: &str) -> Result<Option<&'a str>, Rejection> {
+        let Some(value) = self.header(name) else { return Ok(None) };
+        std::str::from_utf8(value).map(Some).map_err(|_| field(&format!("header {name}"), "UTF-8 text"))
+    }
+
+    /// Lower case and without parameters.
+    fn content_type(&self) -> Option<String> {
+        self.text("content-type").map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase())
     }
 
     fn form(&self) -> Form {
-        match self.content_type() {
+        let binary = ["ce_specversion", "ce_id", "ce_dataref"].iter().any(|name| self.header(name).is_some());
+        match self.content_type().as_deref() {
             Some("application/cloudevents+json") => Form::Structured,
-            _ if self.header("ce_specversion").is_some() || self.header("ce_id").is_some() => Form::Binary,
+            _ if binary => Form::Binary,
             Some("application/json") => Form::Plain,
             // Text that begins with a brace is rarely meant as text; a text pipeline's producers say `text/plain`.
             None if self.value.is_some_and(|v| looks_like_job(v)) => Form::Plain,
             _ => Form::Media,
         }
     }
+
+    /// Extension attributes, without their prefix.
+    fn extensions(&self) -> impl Iterator<Item = (String, Value)> + 'a {
+        self.headers.iter().filter_map(|(key, value)| {
+            let (prefix, name) = key.split_at_checked(3)?;
+            let known =
+                !prefix.eq_ignore_ascii_case("ce_") || ATTRIBUTES.contains(&&*name.to_ascii_lowercase());
+            let text = std::str::from_utf8(value).ok().filter(|_| !known && !name.is_empty())?;
+            Some((name.to_ascii_lowercase(), text.into()))
+        })
+    }
 }
 
+/// A JSON object, or the torso of one: whoever sent that wants to hear what is wrong with it, not that it is no picture.
 fn looks_like_job(value: &[u8]) -> bool {
     let start = value.trim_ascii_start();
-    start.first() == Some(&b'{')
-        && [&b"\"source\""[..], b"\"uri\"", b"\"text\"", b"\"inline_base64\""]
+    if start.first() != Some(&b'{') {
+        return false;
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(start).is_ok()
+        || [&b"\"source\""[..], b"\"uri\"", b"\"text\"", b"\"inline_base64\""]
             .iter()
             .any(|key| start[..start.len().min(4096)].windows(key.len()).any(|w| w == *key))
 }
 
 fn binary(raw: Raw<'_>, value: &Bytes, job: &mut Job) -> Result<Payload, Rejection> {
-    job.event_id = raw.text("ce_id").map(str::to_owned);
-    if let Some(source) = raw.text("ce_source") {
+    job.event_id = raw.attribute("ce_id")?.map(str::to_owned);
+    if let Some(source) = raw.attribute("ce_source")? {
         job.source = source.to_owned();
     }
-    job.source_uri = raw.text("ce_subject").map(without_credentials);
+    job.source_uri = raw.attribute("ce_subject")?.map(without_credentials);
+    job.metadata = raw.extensions().collect();
     if let Some(metadata) = raw.header("spawn-metadata") {
-        job.metadata = object_at(metadata, "header spawn-metadata")?;
+        job.metadata.extend(object_at(metadata, "header spawn-metadata")?);
     }
-    if let Some(uri) = raw.text("ce_dataref") {
-        return Ok(reference(uri, raw.text("ce_datacontenttype").or(raw.content_type()), job));
+    let content_type = raw.content_type();
+    if let Some(uri) = raw.attribute("ce_dataref")? {
+        return Ok(reference(uri, raw.attribute("ce_datacontenttype")?.or(content_type.as_deref()), job));
     }
-    match raw.content_type() {
-        Some("application/json") => plain_job(object(value)?, job),
-        media_type => {
-            job.media_type = media_type.map(str::to_owned);
-            Ok(Payload::Inline(value.clone()))
-        }
+    if content_type.as_deref() == Some("application/json") {
+        return plain_job(object(value)?, job);
     }
+    job.media_type = content_type;
+    Ok(Payload::Inline(value.clone()))
 }
 
 fn media(raw: Raw<'_>, value: &Bytes, job: &mut Job) -> Payload {
-    job.media_type = raw.content_type().map(str::to_owned);
+    job.media_type = raw.content_type();
     Payload::Inline(value.clone())
 }
 
@@ -129,12 +160,21 @@ fn structured(mut event: Map<String, Value>, job: &mut Job) -> Result<Payload, R
     job.media_type = take_text(&mut event, "datacontenttype", "")?;
     if let Some(uri) = take_text(&mut event, "dataref", "")? {
         let media_type = job.media_type.take();
+        event.retain(|name, _| !ATTRIBUTES.contains(&name.as_str()) && !name.starts_with("data"));
+        job.metadata.extend(event);
         return Ok(reference(&uri, media_type.as_deref(), job));
     }
-    if let Some(encoded) = take_text(&mut event, "data_base64", "")? {
-        return inline_base64(&encoded, "/data_base64");
+    let (encoded, data) = (take_text(&mut event, "data_base64", "")?, event.remove("data"));
+    event.retain(|name, _| !ATTRIBUTES.contains(&name.as_str()));
+    job.metadata.extend(event);
+    if let Some(encoded) = encoded {
+        let bytes = decode_base64(&encoded, "/data_base64")?;
+        return match job.media_type.as_deref() {
+            Some("application/json") => plain_job(object_at(&bytes, "/data_base64")?, job),
+            _ => Ok(Payload::Inline(bytes)),
+        };
     }
-    match event.remove("data") {
+    match data {
         Some(Value::String(text)) => Ok(Payload::Inline(text.into())),
         Some(Value::Object(plain)) => plain_job(plain, job),
         Some(_) => Err(field("/data", "a string or an object")),
@@ -159,6 +199,9 @@ fn plain_job(mut plain: Map<String, Value>, job: &mut Job) -> Result<Payload, Re
         Some(_) => return Err(field("/metadata", "an object")),
         None => {}
     }
+    if plain.get("params").is_some_and(|params| !params.is_object()) {
+        return Err(field("/params", "an object"));
+    }
     // What we do not know may matter to whoever sent it.
     job.metadata.extend(plain);
     let media_type = take_text(&mut source, "media_type", at)?;
@@ -173,9 +216,12 @@ fn plain_job(mut plain: Map<String, Value>, job: &mut Job) -> Result<Payload, Re
         }
         (None, None, Some(encoded)) => {
             job.media_type = media_type;
-            inline_base64(&encoded, &format!("{at}/inline_base64"))
+            decode_base64(&encoded, &format!("{at}/inline_base64")).map(Payload::Inline)
         }
-        _ => Err(field(if at.is_empty() { "/" } else { at }, "exactly one of uri, text and inline_base64")),
+        _ => Err(field(
+            if at.is_empty() { "/" } else { at },
+            "exactly one of uri, text and inline_base64 (or a content-type header, if this is the media itself)",
+        )),
     }
 }
 
@@ -185,11 +231,8 @@ fn reference(uri: &str, media_type: Option<&str>, job: &mut Job) -> Payload {
     Payload::Reference(uri.to_owned())
 }
 
-fn inline_base64(encoded: &str, at: &str) -> Result<Payload, Rejection> {
-    BASE64
-        .decode(encoded)
-        .map(|bytes| Payload::Inline(bytes.into()))
-        .map_err(|e| field(at, &format!("standard base64 ({e})")))
+fn decode_base64(encoded: &str, at: &str) -> Result<Bytes, Rejection> {
+    BASE64.decode(encoded).map(Bytes::from).map_err(|e| field(at, &format!("standard base64 ({e})")))
 }
 
 fn object(value: &[u8]) -> Result<Map<String, Value>, Rejection> {
@@ -218,14 +261,24 @@ fn field(pointer: &str, wanted: &str) -> Rejection {
 }
 
 fn check(job: &Job) -> Result<(), Rejection> {
-    if job.event_id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
-        return Err(field("/id", &format!("at most {ID_BYTES_MAX} bytes")));
+    if job.event_id.as_ref().is_some_and(String::is_empty) {
+        return Err(field("/id", "text that is not empty, or no id at all,"));
     }
     let metadata: usize = job.metadata.iter().map(|(k, v)| k.len() + v.to_string().len()).sum();
-    if metadata > METADATA_BYTES_MAX {
-        return Err(field("/metadata", &format!("at most {METADATA_BYTES_MAX} bytes")));
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let limits = [
+        ("/id", length(&job.event_id), ID_BYTES_MAX),
+        ("/source", job.source.len(), ID_BYTES_MAX),
+        ("/source/uri", length(&job.source_uri), URI_BYTES_MAX),
+        ("/source/media_type", length(&job.media_type), MEDIA_TYPE_BYTES_MAX),
+        ("/metadata", metadata, METADATA_BYTES_MAX),
+    ];
+    match limits.into_iter().find(|(_, bytes, bytes_max)| bytes > bytes_max) {
+        Some((pointer, bytes, bytes_max)) => {
+            Err(field(pointer, &format!("at most {bytes_max} bytes, not {bytes},")))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A URI without what stands before the @ of its authority, and without its query: both carry credentials.

@@ -3,11 +3,12 @@
 //! # Layout
 //!
 //! - [`source`]: [`KafkaSource`], the seam that the line sees
-//! - [`poll`]: the thread behind it, the only one that touches the consumer; [`rebalance`]: what the group tells it
+//! - `poll`: the thread behind it, the only one that touches the consumer; `rebalance`: what the group tells it; `wishes`: what the
+//!   line tells it; `stamp`: messages become records; `outbox`: events on their way to the line
 //! - [`job`]: what a record asks for (CloudEvents binary and structured, plain JSON, bare media)
 //! - [`message`], [`producer`]: jobs on their way to Kafka; success only by delivery report
-//! - [`admin`]: topics, offsets, versions; [`embedded`]: a broker inside the process
-//! - [`config`], [`errors`], [`telemetry`]
+//! - [`admin`]: topics, offsets; [`version`]: the broker's release; [`embedded`]: a broker inside the process
+//! - [`config`], [`errors`], `telemetry`
 
 pub mod admin;
 pub mod config;
@@ -15,18 +16,23 @@ pub mod embedded;
 pub mod errors;
 pub mod job;
 pub mod message;
-pub mod poll;
+mod outbox;
+mod poll;
 pub mod producer;
-pub mod rebalance;
+mod rebalance;
 pub mod source;
-pub mod telemetry;
+mod stamp;
+mod telemetry;
+pub mod version;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
 
-pub use admin::{broker_version, end_offsets, ensure_topics};
+pub use admin::{end_offsets, ensure_topics, partitions};
 pub use config::{ConsumerConfig, ProducerConfig, Start};
 pub use embedded::EmbeddedBroker;
 pub use message::{JobMessage, Message};
 pub use producer::{Producer, SendError};
 pub use source::KafkaSource;
+pub use version::broker_version;

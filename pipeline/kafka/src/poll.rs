@@ -1,209 +1,219 @@
 //! The poll thread: one per source, the only one that touches the consumer.
 //!
-//! It never waits for the line: events that find no room wait in an outbox while the partitions are paused, and polling goes on, because
-//! a consumer that does not poll loses its partitions. Each record is stamped with the claim under which its partition was started.
+//! It never waits for the line: events that find no room wait in the outbox, at the byte budget the partitions are paused, and polling goes
+//! on, because a consumer that does not poll loses its partitions. Each record is stamped with the claim under which its partition was
+//! started, and counted.
 
 use crate::config::{ConsumerConfig, Start};
 use crate::errors::fault;
-use crate::job::{Raw, parse};
-use crate::rebalance::{Client, lock};
-use crate::telemetry;
-use bytes::Bytes;
+use crate::rebalance::{Client, Owned, Reading, lock, unassign};
+use crate::stamp::stamp;
+use crate::telemetry::{self, PollTimes};
+use crate::wishes::Wishes;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use spawn_core::{Assignment, Claim, Claimed, Envelope, Event, Origin, Payload, Record};
-use std::collections::HashMap;
-use std::sync::Arc;
+use spawn_core::{Assignment, Claim, Claimed, Event, Fault, FaultClass};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-/// Most records handed over at once: enough to spare wake-ups, few enough to be fair between partitions.
-pub(crate) const RECORDS_PER_EVENT: usize = 64;
-/// What a record costs beside its key and value, so that many small ones have a bound too.
-const RECORD_OVERHEAD_BYTES: usize = 512;
-/// Longest wait for a record; also how soon a command is seen.
+/// Longest wait for a record; also how soon a wish is seen.
 const POLL_MAX: Duration = Duration::from_millis(10);
-/// Longest wait for an answer about watermarks. Other partitions stand still meanwhile.
-const WATERMARKS_MAX: Duration = Duration::from_secs(5);
-/// Between two looks at the lag.
-const LAG_EVERY: Duration = Duration::from_secs(5);
-
-/// What the source asks of the thread.
-pub(crate) enum Command {
-    Start(Vec<Claimed>),
-    Reclaim(Vec<i32>),
-    Commit(Vec<(i32, i64)>),
-    Stop,
-}
-
-/// A partition that is being read.
-struct Reading {
-    claim: Claim,
-    ordinal: u64,
-    position: i64,
-}
+/// Longest time for questions about watermarks between two polls. Other partitions stand still meanwhile.
+const WATERMARKS_MAX: Duration = Duration::from_secs(2);
+/// Before a question or an assignment that failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Between two reports of lag and times.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) struct Poller {
     consumer: Client,
     config: ConsumerConfig,
     topic: Arc<str>,
-    commands_rx: Receiver<Command>,
-    reading: HashMap<i32, Reading>,
+    wishes: Arc<Mutex<Wishes>>,
     paused: bool,
-    stopping: bool,
-    lag_seen: Instant,
+    /// The client said that some position is not in the topic; which one is to be found out.
+    out_of_range: bool,
+    retry_at: Instant,
+    reported: Instant,
+    times: PollTimes,
 }
 
 impl Poller {
-    pub(crate) fn new(consumer: Client, config: ConsumerConfig, commands_rx: Receiver<Command>) -> Self {
+    pub(crate) fn new(consumer: Client, config: ConsumerConfig, wishes: Arc<Mutex<Wishes>>) -> Self {
         let topic = config.topic.as_str().into();
-        let lag_seen = Instant::now();
+        let now = Instant::now();
         Self {
             consumer,
             config,
             topic,
-            commands_rx,
-            reading: HashMap::new(),
+            wishes,
             paused: false,
-            stopping: false,
-            lag_seen,
+            out_of_range: false,
+            retry_at: now,
+            reported: now,
+            times: PollTimes::default(),
         }
     }
 
-    /// Runs until the source is dropped.
+    /// Runs until the source is dropped. The consumer is dropped with `self`, here, where a close that hangs holds up nobody.
     pub(crate) fn run(mut self) {
-        while self.obey() {
-            if !self.consumer.context().deliver() && !self.stopping {
-                break;
-            }
-            self.forget_gone();
-            self.announce();
+        while self.obey() && self.consumer.context().outbox.deliver() {
             self.regulate();
             self.poll();
-            self.report_lag();
-        }
-        // Leaves the group now, not after the session timeout; then the consumer is dropped, here, where a hang holds up nobody.
-        self.consumer.unsubscribe();
-        let deadline = Instant::now() + Duration::from_millis(500);
-        while Instant::now() < deadline && self.consumer.assignment().is_ok_and(|a| a.count() > 0) {
-            drop(self.consumer.poll(POLL_MAX));
-        }
-    }
-
-    /// Takes all commands that wait. `false` once the source is gone.
-    fn obey(&mut self) -> bool {
-        loop {
-            match self.commands_rx.try_recv() {
-                Ok(Command::Start(claimed)) => self.start(claimed),
-                Ok(Command::Reclaim(partitions)) => self.reclaim(&partitions),
-                Ok(Command::Commit(positions)) => self.commit(&positions),
-                Ok(Command::Stop) => self.stop(),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+            if Instant::now() >= self.retry_at && !self.stopping() {
+                self.announce();
+                self.find_out_of_range();
             }
+            self.report();
         }
+        tracing::debug!(topic = %self.topic, "leaving the group");
     }
 
-    fn start(&mut self, claimed: Vec<Claimed>) {
-        if self.stopping {
+    fn stopping(&self) -> bool {
+        self.consumer.context().stopping.load(Relaxed)
+    }
+
+    /// Fulfils what the line wants. `false` once the source is gone.
+    fn obey(&mut self) -> bool {
+        let wishes = std::mem::take(&mut *lock(&self.wishes));
+        if !wishes.start.is_empty() {
+            self.start(wishes.start.into_values().collect());
+        }
+        if !wishes.reclaim.is_empty() {
+            self.reclaim(&wishes.reclaim.into_iter().collect::<Vec<_>>());
+        }
+        if !wishes.commit.is_empty() {
+            self.commit(&wishes.commit);
+        }
+        if wishes.stop && !self.stopping() {
+            self.stop();
+        }
+        !wishes.close
+    }
+
+    /// Starts what is still ours and was announced. One that is being read already is read anew: the newer claim is the one that counts.
+    fn start(&mut self, mut claimed: Vec<Claimed>) {
+        let outbox = &self.consumer.context().outbox;
+        let mut owned = lock(&self.consumer.context().owned);
+        claimed.retain(|c| {
+            matches!(owned.get(&c.partition), Some(Owned::Announced | Owned::Reading(_))) && c.position >= 0
+        });
+        if claimed.is_empty() || self.stopping() {
             return;
         }
-        let assigned = self.owned();
-        let list = self.list(
-            claimed.iter().filter(|c| assigned.contains(&c.partition)).map(|c| (c.partition, c.position)),
-        );
-        if list.count() == 0 {
-            return;
-        }
-        if let Err(error) = self.consumer.incremental_assign(&list) {
+        let partitions: Vec<i32> = claimed.iter().map(|c| c.partition).collect();
+        let list = self.list(claimed.iter().map(|c| (c.partition, c.position)));
+        let done =
+            unassign(&self.consumer, &partitions).and_then(|()| self.consumer.incremental_assign(&list));
+        if let Err(error) = done {
             // Announced again: the line claims again, at the price of an epoch.
-            self.consumer.context().post(Err(fault("cannot start reading", &error)), 0);
-            lock(&self.consumer.context().assigned).extend(list.elements().iter().map(|e| e.partition()));
+            outbox.fault(fault("cannot start reading", &error));
+            owned.extend(partitions.into_iter().map(|p| (p, Owned::New)));
+            drop(owned);
+            self.retry_at = Instant::now() + RETRY_AFTER;
             return;
         }
-        for Claimed { partition, claim, position } in
-            claimed.into_iter().filter(|c| assigned.contains(&c.partition))
-        {
-            self.reading.insert(partition, Reading { claim, ordinal: 0, position });
+        for Claimed { partition, claim, position } in claimed {
+            owned.insert(partition, Owned::Reading(Reading { claim, ordinal: 0, position, marked: None }));
         }
+        drop(owned);
         // A pause survives revoke and assign, on either side.
         self.set_paused(self.paused);
     }
 
-    /// Partitions that the group gave us and has not taken back.
-    fn owned(&self) -> Vec<i32> {
-        lock(&self.consumer.context().owned).iter().copied().collect()
-    }
-
     fn reclaim(&mut self, partitions: &[i32]) {
-        let ours: Vec<i32> = self.owned().into_iter().filter(|p| partitions.contains(p)).collect();
-        let reading: Vec<i32> = ours.iter().copied().filter(|p| self.reading.remove(p).is_some()).collect();
-        let list = self.list(reading.iter().map(|p| (*p, 0)));
-        if let Err(error) = self.consumer.incremental_unassign(&list) {
+        if self.stopping() {
+            return;
+        }
+        if let Err(error) = unassign(&self.consumer, partitions) {
             tracing::warn!(%error, "cannot stop reading fenced partitions");
         }
-        lock(&self.consumer.context().assigned).extend(ours);
+        let mut owned = lock(&self.consumer.context().owned);
+        for partition in partitions {
+            owned.entry(*partition).and_modify(|state| *state = Owned::New);
+        }
     }
 
-    fn commit(&self, positions: &[(i32, i64)]) {
-        if let Err(error) = self.consumer.commit(&self.list(positions.iter().copied()), CommitMode::Async) {
+    /// Only what is still read under the claim that reached it: what we lost is for its next owner to say.
+    fn commit(&self, positions: &BTreeMap<i32, (Claim, i64)>) {
+        let owned = lock(&self.consumer.context().owned);
+        let ours = positions.iter().filter(
+            |(partition, (claim, _))| matches!(owned.get(partition), Some(Owned::Reading(r)) if r.claim == *claim),
+        );
+        let list = self.list(ours.map(|(partition, (_, position))| (*partition, *position)));
+        drop(owned);
+        if list.count() == 0 {
+            return;
+        }
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(%error, "group offsets not committed; they are for dashboards only");
         }
     }
 
+    /// Stays in the group until the source is dropped, so that nobody takes over while the line still writes.
     fn stop(&mut self) {
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        let list = self.list(self.reading.keys().map(|p| (*p, 0)));
-        self.reading.clear();
-        if let Err(error) = self.consumer.incremental_unassign(&list) {
+        let context = self.consumer.context();
+        context.stopping.store(true, Relaxed);
+        let partitions: Vec<i32> = lock(&context.owned).keys().copied().collect();
+        if let Err(error) = unassign(&self.consumer, &partitions) {
             tracing::debug!(%error, "unassign");
         }
-        self.consumer.context().post(Ok(Event::End), 0);
-    }
-
-    fn forget_gone(&mut self) {
-        for partition in lock(&self.consumer.context().gone).drain(..) {
-            self.reading.remove(&partition);
-        }
+        context.outbox.post(Event::End);
     }
 
     /// Tells the line of new partitions, each with a concrete offset to start at if nobody ever claimed it.
     fn announce(&mut self) {
-        let waiting: Vec<i32> = lock(&self.consumer.context().assigned).iter().copied().collect();
-        if waiting.is_empty() || self.stopping {
+        let context = self.consumer.context();
+        let new = |(p, state): (&i32, &Owned)| matches!(state, Owned::New).then_some(*p);
+        let waiting: Vec<i32> = lock(&context.owned).iter().filter_map(new).collect();
+        if waiting.is_empty() {
             return;
         }
-        let mut wanted = Vec::with_capacity(waiting.len());
-        for partition in waiting {
-            match self.consumer.fetch_watermarks(&self.topic, partition, WATERMARKS_MAX) {
-                Ok((low, high)) => {
-                    let first_offset = if self.config.start == Start::Latest { high } else { low };
-                    wanted.push(Assignment { partition, first_offset });
-                }
+        let watermarks = self.watermarks(&waiting);
+        let mut owned = lock(&context.owned);
+        let first = |low, high| if self.config.start == Start::Latest { high } else { low };
+        let wanted: Vec<Assignment> = watermarks
+            .into_iter()
+            .map(|(partition, (low, high))| Assignment { partition, first_offset: first(low, high) })
+            .inspect(|a| drop(owned.insert(a.partition, Owned::Announced)))
+            .collect();
+        drop(owned);
+        if wanted.len() < waiting.len() {
+            self.retry_at = Instant::now() + RETRY_AFTER;
+        }
+        if !wanted.is_empty() {
+            context.outbox.post(Event::Assigned(wanted));
+        }
+    }
+
+    /// First and next offset of as many of these partitions as answer in time. No callback runs meanwhile.
+    fn watermarks(&self, partitions: &[i32]) -> BTreeMap<i32, (i64, i64)> {
+        let deadline = Instant::now() + WATERMARKS_MAX;
+        let mut found = BTreeMap::new();
+        for partition in partitions {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match self.consumer.fetch_watermarks(&self.topic, *partition, left) {
+                Ok(watermarks) => drop(found.insert(*partition, watermarks)),
                 Err(error) => {
-                    self.consumer.context().post(Err(fault("cannot ask for watermarks", &error)), 0);
+                    self.consumer.context().outbox.fault(fault("cannot ask for watermarks", &error));
                     break;
                 }
             }
         }
-        let mut assigned = lock(&self.consumer.context().assigned);
-        assigned.retain(|p| !wanted.iter().any(|a| a.partition == *p));
-        drop(assigned);
-        if !wanted.is_empty() {
-            self.consumer.context().post(Ok(Event::Assigned(wanted)), 0);
-        }
+        found
     }
 
     /// Pauses when the line has enough to do, resumes at half of that: pausing throws the prefetched records away.
     fn regulate(&mut self) {
-        let queued = self.consumer.context().queued_bytes.load(Relaxed);
         let bound = if self.paused { self.config.queue_bytes_max / 2 } else { self.config.queue_bytes_max };
-        let wanted = queued >= bound;
+        let wanted = self.consumer.context().outbox.bytes() >= bound;
         if wanted != self.paused {
             self.paused = wanted;
             self.set_paused(wanted);
@@ -211,67 +221,122 @@ impl Poller {
     }
 
     fn set_paused(&self, paused: bool) {
-        let list = self.list(self.reading.keys().map(|p| (*p, 0)));
-        let done = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        let done = self.consumer.assignment().and_then(|list| match paused {
+            true => self.consumer.pause(&list),
+            false => self.consumer.resume(&list),
+        });
         if let Err(error) = done {
-            tracing::debug!(%error, paused, "pause or resume");
+            tracing::warn!(%error, paused, "cannot pause or resume reading");
         }
     }
 
-    /// One wait for a record, then whatever is there already.
+    /// One wait for a record, then whatever is there already, up to one event.
     fn poll(&mut self) {
-        let (mut records, mut bytes, mut wait) = (Vec::new(), 0, POLL_MAX);
-        let Self { consumer, reading, topic, .. } = self;
-        let mut out_of_range = false;
-        while records.len() < RECORDS_PER_EVENT {
-            let Some(polled) = consumer.poll(wait) else { break };
+        let outbox = &self.consumer.context().outbox;
+        let (mut wait, mut room) = (POLL_MAX, true);
+        while room {
+            let asked = Instant::now();
+            let polled = self.consumer.poll(wait);
+            self.times.waited(asked.elapsed(), self.paused);
             wait = Duration::ZERO;
             match polled {
-                Ok(message) => {
-                    bytes += message.payload_len() + message.key_len() + RECORD_OVERHEAD_BYTES;
-                    records.extend(envelope(topic, reading, &message));
+                None => break,
+                Some(Ok(message)) => {
+                    let envelope = {
+                        let mut owned = lock(&self.consumer.context().owned);
+                        match owned.get_mut(&message.partition()) {
+                            Some(Owned::Reading(reading)) => stamp(&self.topic, reading, &message),
+                            _ => None,
+                        }
+                    };
+                    room = envelope.is_none_or(|e| outbox.gather(e))
+                        && outbox.bytes() < self.config.queue_bytes_max;
                 }
-                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => out_of_range = true,
-                Err(error) => consumer.context().post(Err(fault("polling", &error)), 0),
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.mark(partition),
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
+                    self.out_of_range = true;
+                }
+                Some(Err(error)) => outbox.fault(fault("polling", &error)),
             }
         }
-        if let Some(oldest) = records.first().map(|e: &Envelope<Payload>| e.record.timestamp_ms) {
-            telemetry::oldest_unprocessed(&self.topic, age_seconds(oldest));
-            telemetry::polled(&self.topic, bytes);
-            self.consumer.context().post(Ok(Event::Records(records)), bytes);
-        }
-        if out_of_range {
-            self.find_out_of_range();
+        if let Some((oldest, bytes)) = outbox.hand_over() {
+            telemetry::polled(&self.topic, bytes, oldest);
         }
     }
 
-    /// The client says that some position is not in the topic, not which; that partition stands still by itself.
-    fn find_out_of_range(&mut self) {
-        for (partition, reading) in &self.reading {
-            let Ok((low, high)) = self.consumer.fetch_watermarks(&self.topic, *partition, WATERMARKS_MAX)
-            else {
-                continue;
-            };
-            if reading.position < low || reading.position > high {
-                let event = Event::OutOfRange {
-                    partition: *partition,
-                    position: reading.position,
-                    available: (low, high),
-                };
-                self.consumer.context().post(Ok(event), 0);
+    /// The end of a partition. The client's position counts control and aborted records too, in the order of the queue; before the first
+    /// record it has none, and the claimed one holds.
+    fn mark(&self, partition: i32) {
+        let position = self.consumer.position().ok().and_then(|list| {
+            match list.find_partition(&self.topic, partition)?.offset() {
+                Offset::Offset(position) => Some(position),
+                _ => None,
             }
-        }
-    }
-
-    fn report_lag(&mut self) {
-        if self.lag_seen.elapsed() < LAG_EVERY {
+        });
+        let context = self.consumer.context();
+        let mut owned = lock(&context.owned);
+        let Some(Owned::Reading(reading)) = owned.get_mut(&partition) else { return };
+        reading.position = reading.position.max(position.unwrap_or(0));
+        if reading.marked == Some(reading.position) {
             return;
         }
-        self.lag_seen = Instant::now();
-        for (partition, reading) in &self.reading {
-            // From the client's memory of the last fetch, no request.
-            if let Some(high) = cached_high(&self.consumer, &self.topic, *partition) {
-                telemetry::lag(&self.topic, *partition, (high - reading.position).max(0));
+        reading.marked = Some(reading.position);
+        let Reading { claim, position, ordinal, .. } = *reading;
+        drop(owned);
+        context.outbox.post(Event::EndOfPartition { partition, claim, position, ordinal });
+    }
+
+    /// The client says that some position is not in the topic, not which; that partition stands still by itself. So all are looked at:
+    /// invalid ones are told and taken out, the others are set going again where they were.
+    fn find_out_of_range(&mut self) {
+        if !self.out_of_range {
+            return;
+        }
+        let context = self.consumer.context();
+        let positions: BTreeMap<i32, i64> = lock(&context.owned)
+            .iter()
+            .filter_map(|(p, state)| match state {
+                Owned::Reading(reading) => Some((*p, reading.position)),
+                _ => None,
+            })
+            .collect();
+        let partitions: Vec<i32> = positions.keys().copied().collect();
+        let watermarks = self.watermarks(&partitions);
+        if watermarks.len() < partitions.len() {
+            self.retry_at = Instant::now() + RETRY_AFTER;
+            return;
+        }
+        let (valid, invalid): (BTreeMap<i32, i64>, BTreeMap<i32, i64>) =
+            positions.into_iter().partition(|(p, position)| {
+                let (low, high) = watermarks[p];
+                (low..=high).contains(position)
+            });
+        let list = self.list(valid.into_iter());
+        let done =
+            unassign(&self.consumer, &partitions).and_then(|()| self.consumer.incremental_assign(&list));
+        if let Err(error) = done {
+            context.outbox.fault(fault("cannot go on reading", &error));
+            self.retry_at = Instant::now() + RETRY_AFTER;
+            return;
+        }
+        self.out_of_range = false;
+        self.set_paused(self.paused);
+        for (partition, position) in invalid {
+            lock(&context.owned).insert(partition, Owned::Announced);
+            context.outbox.post(Event::OutOfRange { partition, position, available: watermarks[&partition] });
+        }
+    }
+
+    fn report(&mut self) {
+        let elapsed = self.reported.elapsed();
+        if elapsed < REPORT_EVERY {
+            return;
+        }
+        self.reported = Instant::now();
+        self.times.report(&self.topic, elapsed);
+        for (partition, state) in lock(&self.consumer.context().owned).iter() {
+            if let Owned::Reading(reading) = state {
+                telemetry::lag(&self.consumer, &self.topic, *partition, reading.position);
             }
         }
     }
@@ -280,64 +345,11 @@ impl Poller {
         let mut list = TopicPartitionList::new();
         for (partition, position) in positions {
             if let Err(error) = list.add_partition_offset(&self.topic, partition, Offset::Offset(position)) {
-                tracing::error!(%error, partition, position, "impossible position");
+                let impossible = format!("partition {partition} cannot be read from {position}: {error}");
+                let fault = Fault::new(FaultClass::Operator, "kafka", impossible);
+                self.consumer.context().outbox.fault(fault);
             }
         }
         list
     }
-}
-
-/// Stamps a record; `None` for a partition that is not ours (any more).
-fn envelope(
-    topic: &Arc<str>,
-    reading: &mut HashMap<i32, Reading>,
-    message: &BorrowedMessage<'_>,
-) -> Option<Envelope<Payload>> {
-    let reading = reading.get_mut(&message.partition())?;
-    if message.offset() < reading.position {
-        return None;
-    }
-    reading.ordinal += 1;
-    reading.position = message.offset() + 1;
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|h| (h.key.to_owned(), h.value.map_or_else(Bytes::new, Bytes::copy_from_slice)))
-            .collect()
-    });
-    let record = Record {
-        origin: Origin { topic: topic.clone(), partition: message.partition(), offset: message.offset() },
-        claim: reading.claim,
-        ordinal: reading.ordinal,
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers,
-        timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
-    };
-    let raw = Raw { topic, key: record.key.as_ref(), value: record.value.as_ref(), headers: &record.headers };
-    let (job, body) = parse(raw);
-    Some(Envelope::new(record, job, body))
-}
-
-/// The end of a partition as of the last fetch.
-fn cached_high(consumer: &Client, topic: &str, partition: i32) -> Option<i64> {
-    let topic = std::ffi::CString::new(topic).ok()?;
-    let (mut low, mut high) = (-1, -1);
-    // SAFETY: the client lives as long as `consumer`, the name is NUL-terminated, and both offsets are writable.
-    let code = unsafe {
-        rdkafka_sys::rd_kafka_get_watermark_offsets(
-            consumer.client().native_ptr(),
-            topic.as_ptr(),
-            partition,
-            &mut low,
-            &mut high,
-        )
-    };
-    (code == rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
-}
-
-/// Seconds since a record was produced.
-fn age_seconds(timestamp_ms: i64) -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    now - timestamp_ms as f64 / 1e3
 }

@@ -1,21 +1,26 @@
-//! What the group tells the poll thread, and where it is kept until that thread acts on it.
+//! What the group tells the poll thread, and what is known of each partition that it gave us.
 //!
-//! The callback runs inside `poll`, on the poll thread. An assignment is only noted: its positions lie in the database, and other
-//! partitions stand still while the callback runs. A revocation is acted on at once, because closing hangs otherwise; it first gives
-//! the line two seconds to write what it has.
+//! The callback runs inside `poll`, on the poll thread, and other partitions stand still meanwhile. An assignment is therefore only noted:
+//! the group is told at once that it was heard (with an empty list, else it would wait for us and take no part in the next rebalance),
+//! and a partition joins the client's assignment when it has been claimed, however long that takes. Lists may be empty: that is
+//! ordinary with the cooperative protocol, and has to be answered all the same.
+//!
+//! A revocation is acted on at once, because closing hangs otherwise; it first gives the line two seconds to write what it has. Only
+//! partitions that were started are in the client's assignment; unassigning any other refuses the whole list, and with it the answer.
 
+use crate::outbox::{Outbox, Parcel};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
-use spawn_core::{Event, Fault, Hold};
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use spawn_core::{Claim, Event, Hold};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 /// Longest wait for the line to write what it has of revoked partitions.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
@@ -23,74 +28,69 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 /// The consumer with our callbacks.
 pub(crate) type Client = BaseConsumer<Group>;
 
-/// State shared by the callback and the poll loop. Both run on one thread; the locks are never contended.
-pub(crate) struct Group {
-    outbox: Mutex<VecDeque<Parcel>>,
-    events_tx: Sender<Parcel>,
-    /// Given to us by the group.
-    pub(crate) owned: Mutex<BTreeSet<i32>>,
-    /// Those of them that the line does not know yet.
-    pub(crate) assigned: Mutex<BTreeSet<i32>>,
-    /// Taken from us; the loop forgets their claims.
-    pub(crate) gone: Mutex<Vec<i32>>,
-    /// Bytes in events that the line has not taken yet.
-    pub(crate) queued_bytes: Arc<AtomicUsize>,
+/// A partition that the group gave us.
+#[derive(Debug)]
+pub(crate) enum Owned {
+    /// The line does not know of it yet.
+    New,
+    /// The line was told and is claiming it.
+    Announced,
+    /// Claimed, and in the client's assignment.
+    Reading(Reading),
 }
 
-/// An event and the bytes that it keeps in the queue.
-pub(crate) type Parcel = (Result<Event, Fault>, usize);
+/// How far a partition was read under its claim.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) claim: Claim,
+    /// Records polled under the claim.
+    pub(crate) ordinal: u64,
+    /// Next offset to read.
+    pub(crate) position: i64,
+    /// Position of the last end-of-partition mark.
+    pub(crate) marked: Option<i64>,
+}
+
+/// State shared by the callback and the poll loop. Both run on one thread; the locks are never contended.
+pub(crate) struct Group {
+    pub(crate) outbox: Outbox,
+    pub(crate) owned: Mutex<BTreeMap<i32, Owned>>,
+    /// Reading was stopped for good; the line only drains.
+    pub(crate) stopping: AtomicBool,
+}
 
 impl Group {
     pub(crate) fn new(events_tx: Sender<Parcel>) -> Self {
-        Self {
-            outbox: Mutex::default(),
-            events_tx,
-            owned: Mutex::default(),
-            assigned: Mutex::default(),
-            gone: Mutex::default(),
-            queued_bytes: Arc::default(),
-        }
+        Self { outbox: Outbox::new(events_tx), owned: Mutex::default(), stopping: AtomicBool::new(false) }
     }
 
-    /// Queues an event behind those that wait already.
-    pub(crate) fn post(&self, event: Result<Event, Fault>, bytes: usize) {
-        self.queued_bytes.fetch_add(bytes, Relaxed);
-        lock(&self.outbox).push_back((event, bytes));
-        self.deliver();
-    }
-
-    /// Hands over what the line has room for. `false` once nobody listens any more.
-    pub(crate) fn deliver(&self) -> bool {
-        let mut outbox = lock(&self.outbox);
-        while let Some(parcel) = outbox.pop_front() {
-            match self.events_tx.try_send(parcel) {
-                Ok(()) => {}
-                Err(TrySendError::Full(parcel)) => {
-                    outbox.push_front(parcel);
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
-            }
-        }
-        true
-    }
-
-    fn revoke(&self, partitions: Vec<i32>, lost: bool) {
-        lock(&self.owned).retain(|p| !partitions.contains(p));
-        lock(&self.assigned).retain(|p| !partitions.contains(p));
-        lock(&self.gone).extend(&partitions);
-        if lost {
-            self.post(Ok(Event::Lost(partitions)), 0);
+    /// Forgets partitions and tells the line, which may still write what it has of them unless they are lost.
+    fn leave(&self, partitions: &[i32], lost: bool) {
+        let left: Vec<(i32, Owned)> = {
+            let mut owned = lock(&self.owned);
+            partitions.iter().filter_map(|p| owned.remove_entry(p)).collect()
+        };
+        let told: Vec<i32> =
+            left.iter().filter(|(_, state)| !matches!(state, Owned::New)).map(|(p, _)| *p).collect();
+        if told.is_empty() {
             return;
         }
-        // The hold is dropped once the line has written everything before it; its channel is disconnected then.
+        if lost {
+            self.outbox.post(Event::Lost(told));
+            return;
+        }
         let (flushed_tx, flushed_rx) = sync_channel::<()>(1);
-        self.post(Ok(Event::Revoked { partitions, flushed: Hold::new(Flushed(flushed_tx)) }), 0);
+        self.outbox.post(Event::Revoked { partitions: told, flushed: Hold::new(Flushed(flushed_tx)) });
+        // Nothing to wait for: no record of them was read, or the line has been told that nothing more comes.
+        if self.stopping.load(Relaxed) || !left.iter().any(|(_, state)| matches!(state, Owned::Reading(_))) {
+            return;
+        }
         let deadline = Instant::now() + FLUSH_MAX;
         while Instant::now() < deadline {
-            if !self.deliver() {
+            if !self.outbox.deliver() {
                 return;
             }
+            // The hold is dropped once the line has written everything before it; its channel is disconnected then.
             match flushed_rx.recv_timeout(Duration::from_millis(5)) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
@@ -109,30 +109,47 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Takes those of `partitions` that are in the client's assignment out of it. Also an empty list is an answer to the group.
+pub(crate) fn unassign(consumer: &Client, partitions: &[i32]) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
+    for element in consumer.assignment()?.elements() {
+        if partitions.contains(&element.partition()) {
+            list.add_partition(element.topic(), element.partition());
+        }
+    }
+    consumer.incremental_unassign(&list)
+}
+
 impl ClientContext for Group {
-    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka client trouble");
+    fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is told like an error, and is none.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            tracing::warn!(%error, reason, "kafka client trouble");
+        }
     }
 }
 
 impl ConsumerContext for Group {
     fn rebalance(&self, consumer: &Client, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let partitions: Vec<i32> = list.elements().iter().map(|e| e.partition()).collect();
-        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            tracing::debug!(?partitions, "assigned");
-            lock(&self.owned).extend(&partitions);
-            lock(&self.assigned).extend(partitions);
-            return;
-        }
-        // Empty lists are ordinary with the cooperative protocol.
-        if !partitions.is_empty() {
+        let answered = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            tracing::debug!(?partitions, "partitions come");
+            let mut owned = lock(&self.owned);
+            for partition in &partitions {
+                owned.entry(*partition).or_insert(Owned::New);
+            }
+            drop(owned);
+            consumer.incremental_assign(&TopicPartitionList::new())
+        } else {
             let lost = consumer.assignment_lost();
-            tracing::info!(?partitions, lost, "partitions leave");
-            self.revoke(partitions, lost);
-        }
-        // Partitions that were assigned but never started are unknown to the client: that is no error here.
-        if let Err(error) = consumer.incremental_unassign(list) {
-            tracing::debug!(%error, "unassign");
+            tracing::debug!(?partitions, lost, "partitions leave");
+            self.leave(&partitions, lost);
+            unassign(consumer, &partitions)
+        };
+        if let Err(error) = answered {
+            // The client goes on only once it got an answer: without one this member would be stuck, silently.
+            tracing::error!(%error, ?partitions, "the rebalance was not answered");
+            self.outbox.fault(crate::errors::fault("answering a rebalance", &error));
         }
     }
 }

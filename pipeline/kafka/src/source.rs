@@ -2,30 +2,31 @@
 
 use crate::config::ConsumerConfig;
 use crate::errors::fault;
-use crate::poll::{Command, Poller};
-use crate::rebalance::{Group, Parcel};
+use crate::outbox::Parcel;
+use crate::poll::Poller;
+use crate::rebalance::{Group, lock};
+use crate::wishes::Wishes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use spawn_core::{BoxFuture, CheckpointDelta, Claimed, Event, Fault, FaultClass, Source};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex as StdMutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 
-/// Events between the poll thread and the line; each has at most [`crate::poll::RECORDS_PER_EVENT`] records.
+/// Events between the poll thread and the line; each has at most [`crate::outbox::RECORDS_PER_EVENT`] records.
 const EVENTS_MAX: usize = 8;
-/// Commands to the poll thread; it takes them every few milliseconds.
-const COMMANDS_MAX: usize = 64;
 /// Longest wait for the consumer to leave its group. Closing may hang when brokers are gone.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 /// Records of one topic for one consumer group, read by a thread of its own.
 pub struct KafkaSource {
-    commands_tx: StdMutex<Option<SyncSender<Command>>>,
+    wishes: Arc<StdMutex<Wishes>>,
     events_rx: Mutex<mpsc::Receiver<Parcel>>,
     queued_bytes: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
+    stopped: AtomicBool,
+    /// Disconnected once the thread has left the group and closed the consumer.
+    closed_rx: StdMutex<Receiver<()>>,
 }
 
 impl std::fmt::Debug for KafkaSource {
@@ -38,40 +39,50 @@ impl KafkaSource {
     /// Joins the group and starts the poll thread. An unreachable broker is no error: it may come.
     pub fn start(config: ConsumerConfig) -> Result<Self, Fault> {
         let (events_tx, events_rx) = mpsc::channel(EVENTS_MAX);
-        let (commands_tx, commands_rx) = sync_channel(COMMANDS_MAX);
         let consumer: BaseConsumer<Group> = config
             .client()
             .create_with_context(Group::new(events_tx))
             .map_err(|e| fault("cannot create the consumer; check kafka.properties", &e))?;
         consumer.subscribe(&[&config.topic]).map_err(|e| fault("cannot subscribe", &e))?;
-        let queued_bytes = consumer.context().queued_bytes.clone();
-        let poller = Poller::new(consumer, config.clone(), commands_rx);
-        let thread = std::thread::Builder::new()
+        let queued_bytes = consumer.context().outbox.queued_bytes();
+        let wishes = Arc::<StdMutex<Wishes>>::default();
+        let (closed_tx, closed_rx) = sync_channel::<()>(1);
+        let poller = Poller::new(consumer, config.clone(), wishes.clone());
+        // Not joined: a close that hangs must not hang us. `closed_rx` tells when it is through.
+        std::thread::Builder::new()
             .name(format!("poll-{}", config.group))
-            .spawn(move || poller.run())
+            .spawn(move || {
+                let _closed = closed_tx;
+                poller.run();
+            })
             .map_err(|e| {
                 Fault::new(FaultClass::Operator, "kafka", format!("cannot start the poll thread: {e}"))
             })?;
         Ok(Self {
-            commands_tx: StdMutex::new(Some(commands_tx)),
+            wishes,
             events_rx: Mutex::new(events_rx),
             queued_bytes,
-            thread: Some(thread),
+            stopped: AtomicBool::new(false),
+            closed_rx: StdMutex::new(closed_rx),
         })
     }
 
-    fn command(&self, command: Command) -> Result<(), Fault> {
-        let commands_tx = crate::rebalance::lock(&self.commands_tx).clone();
-        let gone =
-            || Fault::new(FaultClass::Operator, "kafka", "the poll thread ended; the process must restart");
-        // The queue is drained every few milliseconds; a full one means that the thread hangs in the client.
-        commands_tx.ok_or_else(gone)?.try_send(command).map_err(|error| match error {
-            std::sync::mpsc::TrySendError::Full(_) => {
-                Fault::new(FaultClass::Systemic, "kafka", "the poll thread does not answer")
-            }
-            std::sync::mpsc::TrySendError::Disconnected(_) => gone(),
-        })
+    /// Bytes of polled records that wait for the line.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Relaxed)
     }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) -> Result<(), Fault> {
+        change(&mut lock(&self.wishes));
+        match lock(&self.closed_rx).try_recv() {
+            Err(std::sync::mpsc::TryRecvError::Disconnected) => Err(thread_ended()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn thread_ended() -> Fault {
+    Fault::new(FaultClass::Operator, "kafka", "the poll thread ended; the process must restart")
 }
 
 impl Source for KafkaSource {
@@ -82,45 +93,38 @@ impl Source for KafkaSource {
                     self.queued_bytes.fetch_sub(bytes, Relaxed);
                     event
                 }
-                None => Ok(Event::End),
+                None if self.stopped.load(Relaxed) => Ok(Event::End),
+                // A thread that died must not look like a line that is done.
+                None => Err(thread_ended()),
             }
         })
     }
 
     fn start(&self, claimed: Vec<Claimed>) -> BoxFuture<'_, Result<(), Fault>> {
-        Box::pin(async move { self.command(Command::Start(claimed)) })
+        Box::pin(async move { self.wish(|w| w.start.extend(claimed.into_iter().map(|c| (c.partition, c)))) })
     }
 
     fn reclaim(&self, partitions: Vec<i32>) -> BoxFuture<'_, Result<(), Fault>> {
-        Box::pin(async move { self.command(Command::Reclaim(partitions)) })
+        Box::pin(async move { self.wish(|w| w.reclaim.extend(partitions)) })
     }
 
     fn commit(&self, delta: &CheckpointDelta) {
-        let positions = delta.iter().map(|(partition, span)| (*partition, span.to)).collect();
-        if let Err(fault) = self.command(Command::Commit(positions)) {
-            tracing::debug!(%fault, "group offsets not committed; they are for dashboards only");
-        }
+        let positions = delta.iter().map(|(partition, span)| (*partition, (span.claim, span.to)));
+        lock(&self.wishes).commit.extend(positions);
     }
 
     fn stop(&self) {
-        if let Err(fault) = self.command(Command::Stop) {
-            tracing::warn!(%fault, "cannot stop reading");
-        }
+        self.stopped.store(true, Relaxed);
+        lock(&self.wishes).stop = true;
     }
 }
 
 impl Drop for KafkaSource {
     /// Lets the thread leave the group, for a while; one that hangs is left behind.
     fn drop(&mut self) {
-        drop(crate::rebalance::lock(&self.commands_tx).take());
-        let deadline = Instant::now() + CLOSE_MAX;
-        while let Some(thread) = &self.thread {
-            if thread.is_finished() || Instant::now() > deadline {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        lock(&self.wishes).close = true;
+        self.events_rx.get_mut().close();
+        if lock(&self.closed_rx).recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!(
                 "the consumer did not close in time, its partitions move on after the session timeout"
             );

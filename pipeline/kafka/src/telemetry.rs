@@ -1,19 +1,63 @@
 //! The metrics of the Kafka clients.
 
+use crate::rebalance::Client;
 use metrics::{counter, gauge};
+use rdkafka::consumer::Consumer;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Records between our position and the end of the partition.
-pub(crate) fn lag(topic: &str, partition: i32, records: i64) {
-    gauge!("spawn_kafka_lag_records", "topic" => topic.to_owned(), "partition" => partition.to_string())
-        .set(records as f64);
+/// Records between `position` and the end of the partition, from the client's memory of the last fetch, without a request.
+pub(crate) fn lag(consumer: &Client, topic: &str, partition: i32, position: i64) {
+    if let Some(high) = cached_high(consumer, topic, partition) {
+        gauge!("spawn_kafka_lag_records", "topic" => topic.to_owned(), "partition" => partition.to_string())
+            .set((high - position).max(0) as f64);
+    }
 }
 
-/// Age of the record that was polled last: how far behind the line reads.
-pub(crate) fn oldest_unprocessed(topic: &str, seconds: f64) {
-    gauge!("spawn_oldest_unprocessed_seconds", "topic" => topic.to_owned()).set(seconds.max(0.0));
-}
-
-/// Bytes of values that were polled.
-pub(crate) fn polled(topic: &str, bytes: usize) {
+/// Bytes that were polled, and the age of the oldest of their records: how far behind the line reads.
+pub(crate) fn polled(topic: &str, bytes: usize, oldest_timestamp_ms: i64) {
     counter!("spawn_kafka_polled_bytes_total", "topic" => topic.to_owned()).increment(bytes as u64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    let age_seconds = (now - oldest_timestamp_ms as f64 / 1e3).max(0.0);
+    gauge!("spawn_oldest_unprocessed_seconds", "topic" => topic.to_owned()).set(age_seconds);
+}
+
+/// What the poll thread did with its time since the last report.
+#[derive(Debug, Default)]
+pub(crate) struct PollTimes {
+    starved: Duration,
+    blocked: Duration,
+}
+
+impl PollTimes {
+    /// It waited in the client: for records, or, while paused, for the line.
+    pub(crate) fn waited(&mut self, time: Duration, paused: bool) {
+        *(if paused { &mut self.blocked } else { &mut self.starved }) += time;
+    }
+
+    /// Sets the gauges for the time that `elapsed` and begins anew.
+    pub(crate) fn report(&mut self, topic: &str, elapsed: Duration) {
+        let Self { starved, blocked } = std::mem::take(self);
+        let ratio = |time: Duration| (time.as_secs_f64() / elapsed.as_secs_f64()).min(1.0);
+        let busy = elapsed.saturating_sub(starved + blocked);
+        gauge!("spawn_kafka_poll_busy_ratio", "topic" => topic.to_owned()).set(ratio(busy));
+        gauge!("spawn_kafka_poll_starved_ratio", "topic" => topic.to_owned()).set(ratio(starved));
+        gauge!("spawn_kafka_poll_blocked_ratio", "topic" => topic.to_owned()).set(ratio(blocked));
+    }
+}
+
+/// The end of a partition as of the last fetch.
+fn cached_high(consumer: &Client, topic: &str, partition: i32) -> Option<i64> {
+    let topic = std::ffi::CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the client lives as long as `consumer`, the name is NUL-terminated, and both offsets are writable.
+    let code = unsafe {
+        rdkafka_sys::rd_kafka_get_watermark_offsets(
+            consumer.client().native_ptr(),
+            topic.as_ptr(),
+            partition,
+            &mut low,
+            &mut high,
+        )
+    };
+    (code == rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
