@@ -231,28 +231,43 @@ async fn ledger(connection: &mut PgConnection, sources: &[i32], found: &mut Foun
         let list = if rows > expected { &mut p.doubled } else { &mut p.missing };
         list.push(Difference { from, to, what: "ledger", expected, found: rows });
     }
-    let outside: Vec<(i32, i32, i64, i64, i64)> = sqlx::query_as(
-        "SELECT r.source, r.partition, min(r.\"offset\"), max(r.\"offset\") + 1, count(*)
-           FROM (SELECT source, partition, count(*) AS n FROM spawn.record WHERE source = ANY ($1) GROUP BY source, partition) total
-           LEFT JOIN (SELECT source, partition, sum(records) AS n FROM spawn.span GROUP BY source, partition) spans
-                USING (source, partition)
-           JOIN spawn.record r USING (source, partition)
-          WHERE total.n IS DISTINCT FROM spans.n
-            AND NOT EXISTS (SELECT 1 FROM spawn.span t WHERE t.source = r.source AND t.partition = r.partition
-                                AND t.from_position <= r.\"offset\" AND t.to_position > r.\"offset\")
-          GROUP BY r.source, r.partition",
+    let totals: Vec<(i32, i32, i64)> = sqlx::query_as(
+        "SELECT source, partition, count(*) FROM spawn.record WHERE source = ANY ($1) GROUP BY source, partition",
     )
     .bind(sources)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    for (source, partition, from, to, rows) in outside {
+    for (source, partition, rows) in totals {
         // A ledger row of a partition that was never claimed has no report of its own to stand in.
         let p = found
             .entry((source, partition))
             .or_insert_with(|| PartitionAudit { partition, ..Default::default() });
-        p.doubled.push(Difference { from, to, what: "ledger", expected: 0, found: rows });
+        if rows != p.records {
+            p.doubled.extend(outside(connection, source, partition).await?);
+        }
     }
     Ok(())
+}
+
+/// The ledger rows of a partition that lie beyond the last span that begins before them.
+async fn outside(
+    connection: &mut PgConnection,
+    source: i32,
+    partition: i32,
+) -> Result<Option<Difference>, StoreError> {
+    let (from, to, found): (Option<i64>, Option<i64>, i64) = sqlx::query_as(
+        "SELECT min(r.\"offset\"), max(r.\"offset\") + 1, count(*) FROM spawn.record r
+          WHERE r.source = $1 AND r.partition = $2
+            AND r.\"offset\" >= coalesce(
+                (SELECT t.to_position FROM spawn.span t
+                  WHERE t.source = r.source AND t.partition = r.partition AND t.from_position <= r.\"offset\"
+                  ORDER BY t.from_position DESC LIMIT 1), 0)",
+    )
+    .bind(source)
+    .bind(partition)
+    .fetch_one(connection)
+    .await?;
+    Ok(from.zip(to).map(|(from, to)| Difference { from, to, what: "ledger", expected: 0, found }))
 }
 
 /// Whether deferred and rejected records have their bytes, and only those.

@@ -18,7 +18,8 @@ pub(crate) async fn bisect(
     why: (&str, &str),
 ) -> Result<(), Fault> {
     let mut refused = 0;
-    let mut ranges: Vec<Range<usize>> = vec![0..batch.envelopes.len()];
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    ranges.push(0..batch.envelopes.len());
     while let Some(range) = ranges.pop() {
         let probed = {
             let rows = Rows::of(batch, overrides, range.clone());

@@ -54,6 +54,9 @@ pub(crate) async fn claim(sink: &PgSink, wanted: Vec<Assignment>) -> Result<Vec<
         .collect())
 }
 
+/// Process, application name, state, and whether it could be ended.
+type Ended = (i32, String, Option<String>, bool);
+
 /// Ends the sessions that `backend` waits for, and no other: they are listed in full first, because a function in a condition may be
 /// called for rows that the condition leaves out.
 async fn end_blockers(sink: &PgSink, backend: i32) {
@@ -68,7 +71,7 @@ async fn end_blockers(sink: &PgSink, backend: i32) {
         .fetch_all(connection)
         .await
     });
-    let ended: Result<Vec<(i32, String, Option<String>, bool)>, _> = asked.await;
+    let ended: Result<Vec<Ended>, _> = asked.await;
     match ended {
         Ok(ended) => {
             for (pid, application, state, done) in ended {

@@ -32,7 +32,7 @@ pub(crate) fn buried(batch: &Batch<Inferred>) -> Overrides {
         match envelope.body {
             Body::Delete => _ = tombstones.insert(key),
             Body::Work(_) | Body::Deferred(_) if tombstones.contains(&key) => {
-                _ = overrides.insert(i, Override::Buried)
+                _ = overrides.insert(i, Override::Buried);
             }
             _ => {}
         }

@@ -1,5 +1,5 @@
 //! Against a real PostgreSQL: run them through `setup/with-services cargo test --release -p spawn-postgres`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::large_futures)]
 
 mod audit;
 mod claims;
