@@ -1,1 +1,28 @@
-//! placeholder
+//! The HTTP API: results and similarity search, thin over the store.
+//!
+//! # Layout
+//!
+//! - [`serve`]: the listener; `connection`: how long an idle one may stay
+//! - [`router`]: all routes; `guard`: the limits before each of them
+//! - [`state`]: what the routes share, and how queries become vectors
+//! - [`routes`]: one file per route
+//! - [`problem`]: every error as RFC 9457 problem details; `trace`: the id that joins it to the log
+//! - [`cache`]: serialised answers in memory, one computation for many askers
+//! - [`telemetry`]: time per route
+
+mod connection;
+mod guard;
+mod trace;
+
+pub mod cache;
+pub mod problem;
+pub mod router;
+pub mod routes;
+pub mod serve;
+pub mod state;
+pub mod telemetry;
+
+pub use problem::Problem;
+pub use router::router;
+pub use serve::serve;
+pub use state::{ApiConfig, ApiState, Check, EmbedError, Query, QueryEmbedder, QueryVector};
