@@ -41,6 +41,13 @@ fn cpu_seconds() -> Option<f64> {
     Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / 100.0)
 }
 
+/// Most memory that this process held, by the kernel's account. Unlike what its parent is told, without the parent's own.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
 fn write(directory: &Path, file: &Path, index: usize, samples: &[f32]) -> Result<(), String> {
     std::fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -76,6 +83,7 @@ fn run() -> Result<(), String> {
         "audio_seconds": audio_seconds,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds().zip(cpu_started).map(|(end, start)| end - start),
+        "peak_rss_bytes": peak_rss_bytes(),
         "times_real_time": audio_seconds / seconds,
         "refused": refused,
     });
