@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail};
 use config::{File, FileFormat, Source as _, Value, ValueKind};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The lowest layer, compiled in.
@@ -157,7 +157,7 @@ fn environment(env: &BTreeMap<String, String>) -> Result<Layer> {
     }
     for (name, value) in env.iter().filter(|(name, _)| name.starts_with("SPAWN__")) {
         let key = name["SPAWN__".len()..].to_lowercase().replace("__", ".");
-        match key.strip_suffix("_file").filter(|base| known_keys().contains_key(*base)) {
+        match key.strip_suffix("_file").filter(|base| known_keys().contains(*base)) {
             Some(base) => {
                 let secret = std::fs::read_to_string(value)
                     .with_context(|| format!("{name} names {value}, which cannot be read"))?;
@@ -179,11 +179,11 @@ fn flags(sets: &[String]) -> Result<Layer> {
 }
 
 /// Every dotted key of the defaults; keys of `[[pipeline]]` without an index.
-fn known_keys() -> BTreeMap<String, ()> {
-    let mut keys = BTreeMap::new();
+fn known_keys() -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
     let defaults = File::from_str(DEFAULTS, FileFormat::Toml).collect().unwrap_or_default();
     for (key, value) in defaults {
-        flatten(&key, &value, &mut |key, _| drop(keys.insert(without_index(key), ())));
+        flatten(&key, &value, &mut |key, _| keys.extend([without_index(key)]));
     }
     keys
 }
@@ -205,11 +205,11 @@ fn check_keys(text: &str, file: &str) -> Result<()> {
 
 fn check_key(key: &str, at: &str) -> Result<()> {
     let (key, known) = (without_index(key), known_keys());
-    if known.contains_key(&key) || FREE_TABLES.iter().any(|table| key.starts_with(&format!("{table}."))) {
+    if known.contains(&key) || FREE_TABLES.iter().any(|table| key.starts_with(&format!("{table}."))) {
         return Ok(());
     }
     let nearest =
-        known.keys().max_by(|a, b| strsim::jaro_winkler(a, &key).total_cmp(&strsim::jaro_winkler(b, &key)));
+        known.iter().max_by(|a, b| strsim::jaro_winkler(a, &key).total_cmp(&strsim::jaro_winkler(b, &key)));
     bail!("{at}: there is no key `{key}`; did you mean `{}`?", nearest.map_or("", String::as_str))
 }
 
