@@ -1,6 +1,8 @@
 use super::fixture::{Db, at, claim, envelope, inferred, unit, with_db, work, works};
 use crate::results::OriginRow;
 use spawn_core::{Body, Claimed, Envelope, Inferred, Rejection, Sink};
+use std::sync::Arc;
+use tokio::sync::Barrier;
 
 fn tombstone(p: &Claimed, offset: i64, key: &str) -> Envelope<Inferred> {
     let mut envelope = envelope(p, offset, key, Body::Delete);
@@ -35,23 +37,27 @@ async fn duplicates_are_skipped_within_a_unit_and_across_units() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_sinks_with_the_same_ids_write_each_once_without_deadlock() {
     with_db(|db: Db| async move {
+        // All start each round together, or they would hardly meet.
+        let barrier = Arc::new(Barrier::new(4));
         let mut writers = Vec::new();
         for partition in 0..4 {
-            let sink = db.sink().await;
+            let (sink, barrier) = (db.sink().await, barrier.clone());
             writers.push(tokio::spawn(async move {
                 let p = claim(&sink, partition).await;
                 let mut outcomes = [0; 4];
-                for round in 0..20 {
-                    let p = at(&p, round * 50);
+                for round in 0..5 {
+                    let p = at(&p, round * 1000);
                     // Each writer has the ids in another order.
-                    let records = (0..50).map(|i| {
-                        let id = (i * [1, 3, 7, 9][partition as usize] + 11 * i64::from(partition)) % 50;
-                        work(&p, round * 50 + i, &format!("{round}-{id}"))
+                    let records = (0..1000).map(|i| {
+                        let id = (i * [1, 3, 7, 999][partition as usize] + 250 * i64::from(partition)) % 1000;
+                        work(&p, round * 1000 + i, &format!("{round}-{id}"))
                     });
-                    let written = sink.write(&unit(&[p], records.collect())).await.unwrap();
+                    let batch = unit(&[p], records.collect());
+                    barrier.wait().await;
+                    let written = sink.write(&batch).await.unwrap();
                     outcomes.iter_mut().zip(written.outcomes).for_each(|(sum, n)| *sum += n);
                 }
                 outcomes
@@ -61,8 +67,8 @@ async fn concurrent_sinks_with_the_same_ids_write_each_once_without_deadlock() {
         for writer in writers {
             sums.iter_mut().zip(writer.await.unwrap()).for_each(|(sum, n)| *sum += n);
         }
-        assert_eq!(sums, [1000, 0, 3000, 0]);
-        assert_eq!(db.number("SELECT count(*) FROM spawn.result").await, 1000);
+        assert_eq!(sums, [5000, 0, 15_000, 0]);
+        assert_eq!(db.number("SELECT count(*) FROM spawn.result").await, 5000);
         assert_eq!(
             db.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await,
             0

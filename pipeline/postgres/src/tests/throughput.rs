@@ -1,4 +1,4 @@
-//! Rows a second. A floor that a debug of the function would break by far, not a benchmark; the figures are printed with
+//! Rows a second. A floor that a plan gone wrong would break, not a benchmark; the figures are printed with
 //! `--nocapture`.
 
 use super::fixture::{Db, at, claim, envelope, identity, inferred, unit, with_db};
@@ -45,7 +45,7 @@ async fn measure(db: &Db, sink: &PgSink, partition: i32, records: i64, units: i6
 }
 
 #[tokio::test]
-async fn units_of_256_pass_ten_thousand_records_a_second() {
+async fn units_of_256_pass_two_thousand_records_a_second() {
     with_db(|db: Db| async move {
         let mut id = identity();
         id.dimension = NARROW;
@@ -54,8 +54,8 @@ async fn units_of_256_pass_ten_thousand_records_a_second() {
         measure(&db, &sink, 1, 8, 200).await;
         measure(&db, &sink, 2, 64, 100).await;
         let rate = measure(&db, &sink, 3, 256, 60).await;
-        // A tenth of what one core does when it has nothing else to do.
-        assert!(rate > 5_000.0, "{rate} records/s");
+        // A small part of what one core does when it has nothing else to do.
+        assert!(rate > 2_000.0, "{rate} records/s");
     })
     .await;
 }
