@@ -83,6 +83,9 @@ impl std::fmt::Display for IngestError {
 impl std::error::Error for IngestError {}
 
 type Listed = Result<Item, String>;
+/// Number of the item and its delivery report.
+type Report = (u64, Result<(i32, i64), SendError>);
+type Reading = std::thread::JoinHandle<Result<(), String>>;
 
 /// Sends everything that `options` names; calls `progress` after every item.
 pub async fn ingest(
@@ -138,7 +141,7 @@ impl IngestReport {
         }
     }
 
-    fn settle(&mut self, report: Option<(u64, Result<(i32, i64), SendError>)>) -> Result<(), IngestError> {
+    fn settle(&mut self, report: Option<Report>) -> Result<(), IngestError> {
         match report {
             None => {}
             Some((_, Ok(_))) => self.progress.sent += 1,
@@ -172,7 +175,7 @@ fn message(item: Listed, options: &IngestOptions) -> Result<Option<(Modality, Me
 }
 
 /// Lists items on a thread of its own: reading blocks.
-fn list(path: &Path) -> Result<(Receiver<Listed>, std::thread::JoinHandle<Result<(), String>>), IngestError> {
+fn list(path: &Path) -> Result<(Receiver<Listed>, Reading), IngestError> {
     let meta = std::fs::metadata(path).map_err(|e| IngestError::Input(format!("{}: {e}", path.display())))?;
     let (items_tx, items_rx) = channel(LISTED_MAX);
     let path = path.to_owned();

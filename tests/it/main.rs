@@ -1,5 +1,11 @@
 //! The product as its users run it: the real binary against a real Apache Kafka and a real PostgreSQL. Run through `setup/with-services`.
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests may fail loudly and speak")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests may fail loudly and speak"
+)]
 
 mod cli;
 mod compose;

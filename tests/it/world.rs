@@ -75,10 +75,6 @@ impl World {
         Self { dir, database, url }
     }
 
-    pub fn topic(&self, kind: &str) -> String {
-        format!("{}.{kind}", self.database)
-    }
-
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command

@@ -22,6 +22,10 @@ pub mod serve;
 pub mod state;
 pub mod telemetry;
 
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod tests;
+
 pub use problem::Problem;
 pub use router::router;
 pub use serve::serve;

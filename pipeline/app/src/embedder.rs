@@ -12,8 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Embedder {
     crew: Crew,
     device: DeviceHandle,
-    by_modality: Arc<BTreeMap<Modality, (Mutex<Box<dyn Stage>>, ModelSpec)>>,
+    by_modality: Arc<BTreeMap<Modality, Parts>>,
 }
+
+/// A stage to fork, and what is known of the model on the device.
+type Parts = (Mutex<Box<dyn Stage>>, ModelSpec);
 
 /// Why there is no vector.
 #[derive(Debug)]

@@ -226,7 +226,6 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
         queue_bytes_max: kafka.queue_bytes_max,
         session_timeout_ms: kafka.session_timeout_ms,
         properties: kafka.properties.clone(),
-        ..ConsumerConfig::default()
     }
 }
 
@@ -241,7 +240,6 @@ pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
         bytes_max: fetch.payload_bytes_max,
         timeout: Duration::from_secs_f64(fetch.timeout_seconds),
         redirects_max: fetch.redirects_max,
-        ..FetchConfig::default()
     })
     .or_exit(Code::Config)
 }

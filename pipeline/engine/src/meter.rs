@@ -145,7 +145,7 @@ const READS_PER_SCAN: u32 = 64;
 impl NamedThreads {
     /// Their CPU time so far.
     pub fn cpu(&mut self) -> Duration {
-        if self.reads % READS_PER_SCAN == 0 {
+        if self.reads.is_multiple_of(READS_PER_SCAN) {
             self.scan();
         }
         self.reads = self.reads.wrapping_add(1);

@@ -170,21 +170,16 @@ impl Pipeline {
         let (gate, gate_claims, fetch) = (decoded.clone(), claims.clone(), self.fetch);
 
         let mut verbs = JoinSet::new();
-        let inner = |()| Verb::Inner;
-        verbs.spawn(async move { intake.run(admitted_tx).await.map(inner) });
-        verbs.spawn(async move {
-            Ok(inner(fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f).await))
-        });
-        verbs.spawn(async move {
-            Ok(inner(admit(fetched, decodable_tx, gate_stage, gate, gate_claims, admit_m).await))
-        });
-        verbs.spawn(async move {
-            Ok(inner(prepare_ordered(decodable, ready_tx, stage, crew, prepare_m, stats_p).await))
-        });
-        verbs.spawn(async move {
-            Ok(inner(batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b).await))
-        });
-        verbs.spawn(async move { infer.run(units, inferred_tx).await.map(inner) });
+        let fetching = fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f);
+        let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, admit_m);
+        let preparing = prepare_ordered(decodable, ready_tx, stage, crew, prepare_m, stats_p);
+        let batching = batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b);
+        verbs.spawn(async move { intake.run(admitted_tx).await.map(|()| Verb::Inner) });
+        verbs.spawn(inner(fetching));
+        verbs.spawn(inner(admitting));
+        verbs.spawn(inner(preparing));
+        verbs.spawn(inner(batching));
+        verbs.spawn(async move { infer.run(units, inferred_tx).await.map(|()| Verb::Inner) });
         verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
         verbs.spawn(async move {
             report(stats_r, queues, budgets, Duration::from_secs(1)).await;
@@ -192,6 +187,12 @@ impl Pipeline {
         });
         verbs
     }
+}
+
+/// A verb that cannot fail, as a task.
+async fn inner(verb: impl Future<Output = ()>) -> Result<Verb, Fault> {
+    verb.await;
+    Ok(Verb::Inner)
 }
 
 /// Which kind of task ended.

@@ -179,7 +179,7 @@ impl Poller {
         let wanted: Vec<Assignment> = watermarks
             .into_iter()
             .map(|(partition, (low, high))| Assignment { partition, first_offset: first(low, high) })
-            .inspect(|a| drop(owned.insert(a.partition, Owned::Announced)))
+            .inspect(|a| owned.extend([(a.partition, Owned::Announced)]))
             .collect();
         drop(owned);
         if wanted.len() < waiting.len() {

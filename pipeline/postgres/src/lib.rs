@@ -37,7 +37,6 @@ pub mod sink;
 pub mod store;
 
 #[cfg(test)]
-#[path = "tests/mod.rs"]
 mod tests;
 
 pub use audit::{AuditReport, Difference, Gap, PartitionAudit};

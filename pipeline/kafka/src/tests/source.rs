@@ -311,10 +311,7 @@ async fn a_reference_has_an_empty_value_and_is_no_tombstone() {
     let producer = Producer::new(ProducerConfig::new(&broker.brokers(), &BTreeMap::new())).expect("creates");
     let uri = "https://host/a.jpg".to_owned();
     producer.send(job(1, Payload::Reference(uri.clone()))).await.expect("delivered");
-    producer
-        .send(Message { value: None, ..job(1, Payload::Inline(Bytes::new())) })
-        .await
-        .expect("delivered");
+    producer.send(Message { value: None, ..job(1, Payload::Inline(Bytes::new())) }).await.expect("delivered");
     let (source, mut line) = (source(&broker), Line::default());
     line.until(&source, |line| line.records.len() >= 2).await;
     assert!(matches!(&line.records[0].body, Body::Work(Payload::Reference(found)) if *found == uri));
@@ -324,8 +321,10 @@ async fn a_reference_has_an_empty_value_and_is_no_tombstone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_limit_is_refused_before_it_is_sent() {
     let broker = broker(1);
-    let config =
-        ProducerConfig { message_bytes_max: 4096, ..ProducerConfig::new(&broker.brokers(), &BTreeMap::new()) };
+    let config = ProducerConfig {
+        message_bytes_max: 4096,
+        ..ProducerConfig::new(&broker.brokers(), &BTreeMap::new())
+    };
     let producer = Producer::new(config).expect("creates");
     let message = job(1, Payload::Inline(vec![0; 5000].into()));
     let error = producer.send(message).await.expect_err("too large");
