@@ -97,7 +97,12 @@ fn sql_lies_in_one_crate_and_tensors_in_one() {
             }
         }
         if !shown.starts_with("stages/torch") && !shown.starts_with("tests/") {
-            assert!(!text.contains("tch::"), "{shown} names a tensor");
+            // Not preceded by a letter: `watch::` is another thing.
+            let mut places = text.match_indices("tch::").map(|(at, _)| text[..at].chars().next_back());
+            assert!(
+                !places.any(|before| before.is_none_or(|c| !c.is_alphanumeric())),
+                "{shown} names a tensor"
+            );
         }
         if !shown.starts_with("tests/") {
             assert!(!text.contains("spawn_blocking("), "{shown}: CPU work belongs on the crew");
@@ -126,7 +131,10 @@ fn files_are_small_and_say_what_they_are() {
         let text = text(&path);
         let lines = text.lines().count();
         assert!(lines <= 420, "{shown} has {lines} lines: would two files be better?");
-        assert!(text.starts_with("//!"), "{shown} does not begin with what it is");
+        assert!(
+            text.starts_with("//!") || shown.contains("/tests/"),
+            "{shown} does not begin with what it is"
+        );
         for stub in ["todo!(", "unimplemented!(", "FIXME", "#[ignore"] {
             assert!(!text.contains(stub) || shown == "tests/it/tidy.rs", "{shown} contains {stub}");
         }

@@ -39,6 +39,12 @@ impl AnswerCache {
         Self { cache: Cache::builder().max_capacity(bytes).weigher(weigh).time_to_live(age).build() }
     }
 
+    /// Lets the cache evict now what it would evict soon.
+    #[cfg(test)]
+    pub(crate) async fn settle(&self) {
+        self.cache.run_pending_tasks().await;
+    }
+
     /// The stored answer to `key`, or the one that `compute` makes. Errors are not stored.
     pub async fn answer(
         &self,

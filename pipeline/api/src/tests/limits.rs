@@ -129,6 +129,7 @@ async fn errors_and_answers_that_are_too_large_are_not_kept() {
     assert_eq!(cache.answer("a".into(), &headers, missing).await.unwrap_err().code, "x");
     let cached = async |key: &str, bytes: usize| {
         let response = cache.answer(key.into(), &headers, async { Ok(vec![b' '; bytes]) }).await.unwrap();
+        cache.settle().await;
         response.headers()["x-cache"].to_str().unwrap().to_owned()
     };
     assert_eq!([cached("a", 10).await, cached("a", 10).await], ["miss", "hit"]);

@@ -36,7 +36,9 @@ pub(super) async fn run(args: Demo, mut settings: Settings, out: Output) -> Outc
     let root = args.data.canonicalize().or_exit(Code::Config)?;
     settings.fetch.file_roots = root.display().to_string();
     spawn_postgres::migrate(&settings.postgres.url).await.or_exit(Code::Unavailable)?;
-    worker::ensure_topics(&settings, &settings.pipeline).await?;
+    if embedded.is_none() {
+        worker::ensure_topics(&settings, &settings.pipeline).await?;
+    }
     out.note("loading and verifying the models");
     let runtime = Runtime::load(settings.clone(), &settings.pipeline)?;
     let mut running = Running::start(&runtime, &settings.pipeline).await?;
