@@ -2,8 +2,8 @@
 //!
 //! # Layout
 //!
-//! - [`media`]: what a file is, and its message
-//! - [`ingest`]: a folder or a manifest onto the topics; [`folder`] and [`manifest`] list what there is
+//! - [`mod@media`]: what a file is, and its message
+//! - [`mod@ingest`]: a folder or a manifest onto the topics; [`mod@folder`] and [`mod@manifest`] list what there is
 
 pub mod folder;
 pub mod ingest;

@@ -2,13 +2,13 @@
 //!
 //! # Layout
 //!
-//! - [`serve`]: the listener; `connection`: how long an idle one may stay
-//! - [`router`]: all routes; `guard`: the limits before each of them
-//! - [`state`]: what the routes share, and how queries become vectors
-//! - [`routes`]: one file per route
-//! - [`problem`]: every error as RFC 9457 problem details; `trace`: the id that joins it to the log
-//! - [`cache`]: serialised answers in memory, one computation for many askers
-//! - [`telemetry`]: time per route
+//! - [`mod@serve`]: the listener; `connection`: how long an idle one may stay
+//! - [`mod@router`]: all routes; `guard`: the limits before each of them
+//! - [`mod@state`]: what the routes share, and how queries become vectors
+//! - [`mod@routes`]: one file per route
+//! - [`mod@problem`]: every error as RFC 9457 problem details; `trace`: the id that joins it to the log
+//! - [`mod@cache`]: serialised answers in memory, one computation for many askers
+//! - [`mod@telemetry`]: time per route
 
 mod connection;
 mod guard;

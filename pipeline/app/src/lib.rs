@@ -2,12 +2,12 @@
 //!
 //! # Layout
 //!
-//! - [`cli`]: the command line; [`commands`]: one file per command
-//! - [`config`]: the layers of the configuration
-//! - [`registry`]: what there is, one line per modality
-//! - [`line`]: puts models, stages, source and sink together
-//! - [`embedder`]: single items through stage and model
-//! - [`telemetry`], [`output`], [`exit`]: logs and metrics, stdout and stderr, exit codes
+//! - [`mod@cli`]: the command line; [`mod@commands`]: one file per command
+//! - [`mod@config`]: the layers of the configuration
+//! - [`mod@registry`]: what there is, one line per modality
+//! - [`mod@line`]: puts models, stages, source and sink together
+//! - [`mod@embedder`]: single items through stage and model
+//! - [`mod@telemetry`], [`mod@output`], [`mod@exit`]: logs and metrics, stdout and stderr, exit codes
 
 pub mod cli;
 pub mod commands;

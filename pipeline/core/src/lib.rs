@@ -8,14 +8,14 @@
 //!
 //! # Layout
 //!
-//! - [`record`]: where a record comes from ([`Origin`]), who owns it ([`Claim`]), what it asks for ([`Job`], [`Payload`])
-//! - [`envelope`]: a value on its way, or what became of it instead ([`Envelope`], [`Body`])
-//! - [`media`]: fetched bytes and what is known of them
-//! - [`features`]: what a stage makes for a model ([`Prepared`], [`Features`])
-//! - [`inference`]: what a model makes of it ([`Inference`], [`Embedding`], [`Provenance`])
-//! - [`batch`]: the commit unit and the progress it carries ([`Batch`], [`CheckpointDelta`])
-//! - [`fault`]: a refused record ([`Rejection`]) and a broken system ([`Fault`])
-//! - [`seams`]: the four traits [`Source`], [`Stage`], [`Model`], [`Sink`]
+//! - [`mod@record`]: where a record comes from ([`Origin`]), who owns it ([`Claim`]), what it asks for ([`Job`], [`Payload`])
+//! - [`mod@envelope`]: a value on its way, or what became of it instead ([`Envelope`], [`Body`])
+//! - [`mod@media`]: fetched bytes and what is known of them
+//! - [`mod@features`]: what a stage makes for a model ([`Prepared`], [`Features`])
+//! - [`mod@inference`]: what a model makes of it ([`Inference`], [`Embedding`], [`Provenance`])
+//! - [`mod@batch`]: the commit unit and the progress it carries ([`Batch`], [`CheckpointDelta`])
+//! - [`mod@fault`]: a refused record ([`Rejection`]) and a broken system ([`Fault`])
+//! - [`mod@seams`]: the four traits [`Source`], [`Stage`], [`Model`], [`Sink`]
 
 pub mod batch;
 pub mod envelope;

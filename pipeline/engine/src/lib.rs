@@ -5,17 +5,17 @@
 //!
 //! # Layout, in the order of the flow
 //!
-//! - [`pipeline`]: the trunk
-//! - [`intake`]: events of the source -> entries; claims partitions; the gate of the raw bytes
-//! - [`fetch`]: payload -> media, parallel, order kept
-//! - [`admit`]: the gate of the decoded bytes
-//! - [`prepare`]: media -> features on the CPU crew, parallel, order kept
-//! - [`batcher`]: entries -> commit units
-//! - [`infer`]: commit unit -> model calls and back; [`bisect`]: what is done when a call fails
-//! - [`write`]: commit unit -> sink, then progress to the source
+//! - [`mod@pipeline`]: the trunk
+//! - [`mod@intake`]: events of the source -> entries; claims partitions; the gate of the raw bytes
+//! - [`mod@fetch`]: payload -> media, parallel, order kept
+//! - [`mod@admit`]: the gate of the decoded bytes
+//! - [`mod@prepare`]: media -> features on the CPU crew, parallel, order kept
+//! - [`mod@batcher`]: entries -> commit units
+//! - [`mod@infer`]: commit unit -> model calls and back; [`mod@bisect`]: what is done when a call fails
+//! - [`mod@write`]: commit unit -> sink, then progress to the source
 //!
-//! Shared parts: [`ordered`] (parallel work, results in order), [`crew`] (CPU threads), [`device`] (the inference thread),
-//! [`budget`] (byte pools), [`claims`] (who owns what), [`meter`] and [`telemetry`], [`steps`] (where tests let it die).
+//! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference thread),
+//! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
 
 pub mod admit;
 pub mod batcher;

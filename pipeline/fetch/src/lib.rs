@@ -2,10 +2,10 @@
 //!
 //! # Layout
 //!
-//! - [`fetcher`]: [`Fetcher`], the entry; retries and what follows from a failure
-//! - [`file`]: `file://` below allowed folders
-//! - [`http`]: `http(s)://` with limits, checked redirects and a resolver that refuses private addresses
-//! - [`guard`]: which addresses may be asked
+//! - [`mod@fetcher`]: [`Fetcher`], the entry; retries and what follows from a failure
+//! - [`mod@file`]: `file://` below allowed folders
+//! - [`mod@http`]: `http(s)://` with limits, checked redirects and a resolver that refuses private addresses
+//! - [`mod@guard`]: which addresses may be asked
 
 pub mod fetcher;
 pub mod file;

@@ -2,13 +2,13 @@
 //!
 //! # Layout
 //!
-//! - [`source`]: [`KafkaSource`], the seam that the line sees
+//! - [`mod@source`]: [`KafkaSource`], the seam that the line sees
 //! - `poll`: the thread behind it, the only one that touches the consumer; `rebalance`: what the group tells it; `wishes`: what the
 //!   line tells it; `stamp`: messages become records; `outbox`: events on their way to the line
-//! - [`job`]: what a record asks for (CloudEvents binary and structured, plain JSON, bare media)
-//! - [`message`], [`producer`]: jobs on their way to Kafka; success only by delivery report
-//! - [`admin`]: topics, offsets; [`version`]: the broker's release; [`embedded`]: a broker inside the process
-//! - [`config`], [`errors`], `telemetry`
+//! - [`mod@job`]: what a record asks for (CloudEvents binary and structured, plain JSON, bare media)
+//! - [`mod@message`], [`mod@producer`]: jobs on their way to Kafka; success only by delivery report
+//! - [`mod@admin`]: topics, offsets; [`mod@version`]: the broker's release; [`mod@embedded`]: a broker inside the process
+//! - [`mod@config`], [`mod@errors`], `telemetry`
 
 pub mod admin;
 pub mod config;

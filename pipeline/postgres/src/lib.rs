@@ -11,11 +11,11 @@
 //!
 //! # Layout
 //!
-//! - [`migrate`]: the schema, and whether this server can hold it
-//! - [`identity`]: who a pipeline is, and the hash that keeps two models from mixing
-//! - [`sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
-//! - [`store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
-//! - [`errors`]: which fault a driver's error is
+//! - [`mod@migrate`]: the schema, and whether this server can hold it
+//! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
+//! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
+//! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
+//! - [`mod@errors`]: which fault a driver's error is
 
 mod bisect;
 mod check;

@@ -25,7 +25,7 @@ pub struct PgSink {
 
 impl PgSink {
     /// Connects, and finds or makes the pipeline's source, generation and vector table. The schema must be there already
-    /// ([`crate::migrate`]).
+    /// ([`crate::migrate()`]).
     pub async fn open(url: &str, identity: PipelineIdentity) -> Result<Self, Fault> {
         let lane = |work: &str| Lane::new(url, &format!("spawn-{work}-{}", identity.pipeline));
         let (writer, claimer, warden) = (lane("writer")?, lane("claimer")?, lane("warden")?);

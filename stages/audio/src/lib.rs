@@ -9,14 +9,14 @@
 //! - A file that ends before its header said is refused; a corrupt packet inside it is left out and flagged.
 //!
 //! # Layout
-//! - [`config`]: what the model's manifest says, and the limits of the deployment
+//! - [`mod@config`]: what the model's manifest says, and the limits of the deployment
 //! - `container`: what the first bytes are, and what Symphonia does not tell about a container
 //! - `source`: an opened file: its track, its decoder and what its header declares
 //! - `mix`: packet to mono, with a look at the quality
 //! - `resample`: mono to the model's rate
-//! - [`decode`]: the loop that joins the three
+//! - [`mod@decode`]: the loop that joins the three
 //! - `windows`: clip to chunks
-//! - [`stage`]: all of it behind [`spawn_core::Stage`]
+//! - [`mod@stage`]: all of it behind [`spawn_core::Stage`]
 
 pub mod config;
 mod container;

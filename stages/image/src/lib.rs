@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //!
-//! - [`config`]: what the manifest says ([`Config`]) and what the app allows ([`Limits`])
+//! - [`mod@config`]: what the manifest says ([`Config`]) and what the app allows ([`Limits`])
 //! - `format`: which format is it? The content decides
 //! - `probe`: the header of any format, the limits, and what decoding will cost
 //! - `plan`: which part of the picture goes where, and at which scale a JPEG is decoded

@@ -6,10 +6,10 @@
 //!
 //! # Layout
 //!
-//! - [`config`]: what the model's manifest and the app say ([`Config`], [`Limits`])
-//! - [`decode`]: bytes to text, or why not
-//! - [`encode`]: text to token ids, ids to chunks
-//! - [`stage`]: the seam ([`TextStage`])
+//! - [`mod@config`]: what the model's manifest and the app say ([`Config`], [`Limits`])
+//! - [`mod@decode`]: bytes to text, or why not
+//! - [`mod@encode`]: text to token ids, ids to chunks
+//! - [`mod@stage`]: the seam ([`TextStage`])
 
 pub mod config;
 mod decode;

@@ -5,14 +5,14 @@
 //!
 //! # Layout
 //!
-//! - [`error`]: why a model cannot be loaded ([`LoadError`])
-//! - [`manifest`]: `model.toml` and the version of a folder ([`Manifest`]); works without touching libtorch
-//! - [`runtime`]: threads, malloc, devices: what is set once per process
-//! - [`assemble`]: chunks become one padded batch
-//! - [`module`]: the TorchScript module, through the C++ shim in `native/`
-//! - [`fault`]: which class a failed call has
-//! - [`golden`]: the proof at loading ([`GoldenReport`])
-//! - [`model`]: the seam ([`TorchModel`])
+//! - [`mod@error`]: why a model cannot be loaded ([`LoadError`])
+//! - [`mod@manifest`]: `model.toml` and the version of a folder ([`Manifest`]); works without touching libtorch
+//! - [`mod@runtime`]: threads, malloc, devices: what is set once per process
+//! - [`mod@assemble`]: chunks become one padded batch
+//! - [`mod@module`]: the TorchScript module, through the C++ shim in `native/`
+//! - [`mod@fault`]: which class a failed call has
+//! - [`mod@golden`]: the proof at loading ([`GoldenReport`])
+//! - [`mod@model`]: the seam ([`TorchModel`])
 
 mod assemble;
 pub mod error;
