@@ -1,3 +1,5 @@
+//! The stage on texts of every kind; token ids against those of the Python library.
+
 #![allow(clippy::unwrap_used)]
 use crate::{Config, Limits, TextStage};
 use bytes::Bytes;
