@@ -17,7 +17,10 @@ def benchmarks() -> str:
 
 def evidence() -> str:
     lines = ["# Evidence", "", "Made by `make evidence AREA=..`; each section is a file in `docs/evidence/`."]
-    for path in sorted((ROOT / "docs" / "evidence").glob("*.json")):
+    files = sorted((ROOT / "docs" / "evidence").glob("*.json"))
+    if not files:
+        lines += ["", "None has been run yet."]
+    for path in files:
         e = json.loads(path.read_text())
         lines += ["", f"## {e['area']}: {'ok' if e['ok'] else 'not ok'} ({e['commit']}, {e['machine']['cores']} cores)", "",
                   "| check | want | got | unit | ok |", "|---|---|---|---|---|"]
