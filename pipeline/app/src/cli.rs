@@ -102,6 +102,24 @@ pub enum Command {
     Bench(Bench),
 }
 
+impl Command {
+    /// Whether it may load models, and wants the process set up for that.
+    pub fn runs_models(&self) -> bool {
+        use Command as C;
+        matches!(
+            self,
+            C::Demo(_)
+                | C::Worker(_)
+                | C::Api(_)
+                | C::Search(_)
+                | C::Models
+                | C::Embed(_)
+                | C::Doctor
+                | C::Bench(_)
+        )
+    }
+}
+
 /// `spawn demo`
 #[derive(Args, Debug)]
 pub struct Demo {
