@@ -60,7 +60,7 @@ section!(
 section!(
     /// `[line]`
     Line {
-        crew_threads: usize, intra_op_threads: usize, fetch_window: usize, unit_records: usize, unit_calls: usize, unit_bytes: usize,
+        crew_threads: usize, model_callers: usize, intra_op_threads: usize, fetch_window: usize, unit_records: usize, unit_calls: usize, unit_bytes: usize,
         linger_ms: u64, drain_seconds: u64,
     }
 );

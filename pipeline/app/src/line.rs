@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Most model calls at once where the configuration leaves it open: each keeps the activations of a call.
+const CALLERS_MAX: usize = 4;
+
 /// A loaded model with what `spawn models` tells of it.
 pub struct LoadedModel {
     /// Its manifest.
@@ -33,7 +36,7 @@ pub struct Runtime {
     pub settings: Settings,
     /// CPU threads.
     pub crew: Crew,
-    /// The inference thread.
+    /// The inference threads.
     pub device: Device,
     /// Manifest and stage of each model by its name.
     models: BTreeMap<String, (Manifest, Box<dyn Stage>)>,
@@ -46,8 +49,11 @@ pub struct Runtime {
 /// Loads and verifies the models of these pipelines.
 pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<Vec<LoadedModel>> {
     let device = settings.models.device.parse().or_exit(Code::Config)?;
-    spawn_torch::init(spawn_torch::Threads { intra_op: settings.line.intra_op_threads })
-        .or_exit(Code::Unavailable)?;
+    let intra_op = match settings.line.intra_op_threads {
+        0 => spawn_torch::cores_granted().div_ceil(callers(settings)),
+        n => n,
+    };
+    spawn_torch::init(spawn_torch::Threads { intra_op }).or_exit(Code::Unavailable)?;
     let mut names: Vec<&str> = pipelines.iter().map(|p| p.model.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -59,6 +65,14 @@ pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outco
             Ok(LoadedModel { manifest, folder, model })
         })
         .collect()
+}
+
+/// Model calls at once on a CPU.
+fn callers(settings: &Settings) -> usize {
+    match settings.line.model_callers {
+        0 => spawn_torch::cores_granted().min(CALLERS_MAX),
+        n => n,
+    }
 }
 
 impl Runtime {
@@ -78,7 +92,8 @@ impl Runtime {
             models.insert(manifest.name.clone(), (manifest, stage));
             boxed.push(Box::new(model));
         }
-        let device = Device::start("0", boxed)?;
+        let on_gpu = boxed.iter().any(|model| model.spec().device.starts_with("cuda"));
+        let device = Device::start(if on_gpu { 1 } else { callers(&settings) }, &boxed)?;
         let raw = Budget::new("raw", settings.memory.raw_bytes);
         let decoded = Budget::new("decoded", settings.memory.decoded_bytes);
         Ok(Self { settings, crew, device, models, raw, decoded, model_infos })

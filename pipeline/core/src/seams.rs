@@ -124,7 +124,7 @@ pub trait Stage: Send + Sync {
     fn fork(&self) -> Box<dyn Stage>;
 }
 
-/// Runs a model. Lives on one thread.
+/// Runs a model. Each caller lives on a thread of its own.
 pub trait Model: Send {
     /// What it is.
     fn spec(&self) -> &ModelSpec;
@@ -133,6 +133,8 @@ pub trait Model: Send {
     fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Inference>, Fault>;
     /// Is the model itself healthy? Runs its golden input and compares. Asked before a record is blamed for a failed call.
     fn control(&mut self) -> Result<(), Fault>;
+    /// Another caller of the same weights, with its own buffers.
+    fn fork(&self) -> Box<dyn Model>;
 }
 
 /// So that tests and single calls can use a stage without knowing memory budgets.

@@ -1,10 +1,13 @@
-//! The inference thread of a device. It owns the models of all pipelines and takes their calls oldest first.
+//! The inference threads of a device. They have the models of all pipelines and take their calls oldest first.
+//!
+//! A GPU has one. On a CPU a call on all cores leaves them idle between and inside operations (a recurrent model most of the time), so
+//! there several calls run side by side, each on its share of the cores.
 
 use crate::bisect::Careful;
 use crate::meter::NamedThreads;
 use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Rejection};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -28,11 +31,11 @@ struct Call {
     answer_tx: oneshot::Sender<Result<Answer, Fault>>,
 }
 
-/// The thread. Dropping it ends the thread after the calls it has.
+/// The threads. Dropping it ends them after the calls they have.
 #[derive(Debug)]
 pub struct Device {
     handle: Option<DeviceHandle>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// Sends calls to a device.
@@ -49,16 +52,19 @@ impl std::fmt::Debug for Call {
 }
 
 impl Device {
-    /// Starts the thread `infer-<name>` with these models.
-    pub fn start(name: &str, models: Vec<Box<dyn Model>>) -> std::io::Result<Self> {
-        let models: HashMap<Arc<str>, Careful> =
-            models.into_iter().map(|model| (model.spec().name.clone(), Careful::new(model))).collect();
-        let specs = models.iter().map(|(name, model)| (name.clone(), model.spec().clone())).collect();
+    /// Starts `callers` threads (at least one) with these models.
+    pub fn start(callers: usize, models: &[Box<dyn Model>]) -> std::io::Result<Self> {
+        let specs = models.iter().map(|model| (model.spec().name.clone(), model.spec().clone())).collect();
         let (calls_tx, calls_rx) = mpsc::channel(CALLS_WAITING_MAX);
-        let thread = std::thread::Builder::new()
-            .name(format!("infer-{name}"))
-            .spawn(move || serve(models, calls_rx))?;
-        Ok(Self { handle: Some(DeviceHandle { calls_tx, specs: Arc::new(specs) }), thread: Some(thread) })
+        let calls_rx = Arc::new(Mutex::new(calls_rx));
+        let threads = (0..callers.max(1)).map(|n| {
+            let models = models.iter().map(|m| (m.spec().name.clone(), Careful::new(m.fork()))).collect();
+            let calls_rx = calls_rx.clone();
+            // The number keeps the names apart: helpers of libtorch inherit them, and CPU time is counted by name.
+            std::thread::Builder::new().name(format!("infer-{n}")).spawn(move || serve(models, &calls_rx))
+        });
+        let threads = threads.collect::<std::io::Result<_>>()?;
+        Ok(Self { handle: Some(DeviceHandle { calls_tx, specs: Arc::new(specs) }), threads })
     }
 
     /// For pipelines and queries.
@@ -70,9 +76,9 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         drop(self.handle.take());
-        // Handles of pipelines that still run would keep the thread; whoever drops the device has drained them.
-        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-            drop(self.thread.take().map(JoinHandle::join));
+        // Handles of pipelines that still run would keep the threads; whoever drops the device has drained them.
+        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
+            drop(thread.join());
         }
     }
 }
@@ -94,9 +100,11 @@ impl DeviceHandle {
     }
 }
 
-fn serve(mut models: HashMap<Arc<str>, Careful>, mut calls_rx: mpsc::Receiver<Call>) {
+fn serve(mut models: HashMap<Arc<str>, Careful>, calls_rx: &Mutex<mpsc::Receiver<Call>>) {
+    // The lock is held while waiting, by one thread, and not while working.
+    let next = || calls_rx.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
     let mut threads = NamedThreads::default();
-    while let Some(Call { model, chunks, answer_tx }) = calls_rx.blocking_recv() {
+    while let Some(Call { model, chunks, answer_tx }) = next() {
         if answer_tx.is_closed() {
             continue;
         }

@@ -191,6 +191,7 @@ pub(crate) mod tests {
     use spawn_core::{Array, ArrayData, Embedding, Modality, Model, Pooling};
 
     /// A model that fails as told, by chunk length and by count.
+    #[derive(Clone)]
     pub(crate) struct FakeModel {
         pub(crate) poison: Option<usize>,
         pub(crate) sick: bool,
@@ -240,6 +241,9 @@ pub(crate) mod tests {
         }
         fn control(&mut self) -> Result<(), Fault> {
             if self.sick { Err(Fault::new(FaultClass::Systemic, "model", "sick")) } else { Ok(()) }
+        }
+        fn fork(&self) -> Box<dyn Model> {
+            Box::new(self.clone())
         }
     }
 

@@ -139,13 +139,13 @@ pub struct NamedThreads {
     reads: u32,
 }
 
-/// Reads between two looks at the list of threads; the team of helpers changes only at the start.
+/// Reads between two looks at the list of threads. The team of helpers changes only at the start: the first call makes it.
 const READS_PER_SCAN: u32 = 64;
 
 impl NamedThreads {
     /// Their CPU time so far.
     pub fn cpu(&mut self) -> Duration {
-        if self.reads.is_multiple_of(READS_PER_SCAN) {
+        if self.reads % READS_PER_SCAN <= 1 {
             self.scan();
         }
         self.reads = self.reads.wrapping_add(1);

@@ -185,7 +185,7 @@ impl Fetch for Inline {
 }
 
 async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
-    let device = Device::start("test", vec![Box::new(FakeModel::default())]).expect("starts");
+    let device = Device::start(2, &[Box::new(FakeModel::default())]).expect("starts");
     let unit =
         UnitLimits { records_max: 16, chunks_max: 64, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
     let pipeline = Pipeline {

@@ -1,7 +1,7 @@
 //! How many chunks a second a model takes.
 //!
 //! `throughput MODEL_DIR [--batch N] [--length T] [--seconds S] [--device D] [--threads N]` prints one JSON object. The inputs are the
-//! golden examples in turn; `--length` cuts or repeats padded ones to that length, 0 gives every call another one (what new shapes
+//! golden examples in turn; `--callers N` calls from N threads at once, each with a model of its own; `--length` cuts or repeats padded ones to that length, 0 gives every call another one (what new shapes
 //! cost). `--no-freeze`, `--no-onednn`, `--optimise`, `--profiling`, `--length-step N` and `--plain-malloc` show what each idea is worth.
 #![allow(clippy::print_stdout, reason = "a program for people")]
 
@@ -16,6 +16,7 @@ struct Arguments {
     seconds: f64,
     device: Device,
     threads: usize,
+    callers: usize,
     tuning: Tuning,
     malloc: bool,
 }
@@ -24,15 +25,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = arguments()?;
     let malloc = arguments.malloc && spawn_torch::tune_malloc();
     spawn_torch::init(Threads { intra_op: arguments.threads })?;
-    let mut model = TorchModel::load_with(arguments.dir.as_ref(), &arguments.device, arguments.tuning)?;
+    let load = || TorchModel::load_with(arguments.dir.as_ref(), &arguments.device, arguments.tuning);
+    let mut models = (0..arguments.callers).map(|_| load()).collect::<Result<Vec<_>, _>>()?;
     // As in the product: a model lives on a thread of its own.
-    let answer = std::thread::scope(|scope| scope.spawn(|| measure(&mut model, &arguments)).join());
-    let (calls, seconds, slowest, first, cpu) = answer.map_err(|_| "the thread panicked")??;
+    let answers: Vec<Result<Measured, String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            models.iter_mut().map(|model| scope.spawn(|| measure(model, &arguments))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("the thread panicked".into()))).collect()
+    });
+    let model = &models[0];
+    let mut answers = answers.into_iter();
+    let (mut calls, seconds, mut slowest, first, cpu) = answers.next().ok_or("no caller")??;
+    for answer in answers {
+        let (more, _, slow, ..) = answer?;
+        calls += more;
+        slowest = slowest.max(slow);
+    }
     let items = calls * arguments.batch;
     println!(
         "{}",
         serde_json::json!({
-            "model": &*model.spec().id(), "device": &*model.spec().device, "batch": arguments.batch, "length": arguments.length,
+            "model": &*model.spec().id(), "device": &*model.spec().device, "batch": arguments.batch, "callers": arguments.callers, "length": arguments.length,
             "tuning": format!("{:?}", arguments.tuning), "malloc": malloc, "items": items, "seconds": seconds,
             "items_per_second": items as f64 / seconds, "cpu_seconds_per_item": cpu / items as f64, "first_call_ms": first * 1e3, "slowest_call_ms": slowest * 1e3,
             "load_seconds": model.load_seconds(), "golden_cosine_min": model.golden().cosine_min,
@@ -108,6 +121,7 @@ fn arguments() -> Result<Arguments, Box<dyn std::error::Error>> {
         seconds: 5.0,
         device: Device::Cpu,
         threads: 0,
+        callers: 1,
         tuning: Tuning::default(),
         malloc: true,
     };
@@ -119,6 +133,7 @@ fn arguments() -> Result<Arguments, Box<dyn std::error::Error>> {
             "--seconds" => arguments.seconds = value()?.parse()?,
             "--device" => arguments.device = value()?.parse()?,
             "--threads" => arguments.threads = value()?.parse()?,
+            "--callers" => arguments.callers = value()?.parse::<usize>()?.max(1),
             "--no-freeze" => arguments.tuning.freeze = false,
             "--no-onednn" => arguments.tuning.onednn = false,
             "--optimise" => arguments.tuning.optimise = true,

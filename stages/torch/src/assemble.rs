@@ -5,7 +5,7 @@ use crate::module::Batched;
 use spawn_core::{Array, ArrayData, Features};
 
 /// Makes batches for one model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Assembler {
     inputs: Vec<Input>,
     length_step: usize,

@@ -11,14 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A model on libtorch.
+/// A model on libtorch. Clones share the weights.
+#[derive(Clone)]
 pub struct TorchModel {
     spec: ModelSpec,
     manifest: Manifest,
-    module: Module,
+    module: Arc<Module>,
     assembler: Assembler,
-    labels: Vec<Arc<str>>,
-    pub(crate) golden: Vec<Example>,
+    labels: Arc<[Arc<str>]>,
+    pub(crate) golden: Arc<[Example]>,
     report: GoldenReport,
     load_seconds: f64,
 }
@@ -81,7 +82,16 @@ impl TorchModel {
         };
         let assembler = Assembler::new(manifest.inputs.clone(), tuning.length_step);
         let report = GoldenReport::new(golden.len());
-        let mut model = Self { spec, manifest, module, assembler, labels, golden, report, load_seconds: 0.0 };
+        let mut model = Self {
+            spec,
+            manifest,
+            module: Arc::new(module),
+            assembler,
+            labels: labels.into(),
+            golden: golden.into(),
+            report,
+            load_seconds: 0.0,
+        };
         model.report = model.prove()?;
         model.load_seconds = started.elapsed().as_secs_f64();
         let GoldenReport { count, cosine_min, abs_max } = model.report;
@@ -118,9 +128,7 @@ impl TorchModel {
     /// Every example alone, alone with more padding, and all together as far as a call may go.
     fn prove(&mut self) -> Result<GoldenReport, LoadError> {
         let mut report = GoldenReport::new(self.golden.len());
-        let examples = std::mem::take(&mut self.golden);
-        let result = self.prove_all(&examples, &mut report);
-        self.golden = examples;
+        let result = self.prove_all(&self.golden.clone(), &mut report);
         let dir = self.manifest.dir();
         result.map(|()| report).map_err(|(example, detail)| LoadError::Golden {
             path: dir.to_owned(),
@@ -209,13 +217,15 @@ impl Model for TorchModel {
             )
         };
         let tolerance = self.tolerance();
-        let examples = std::mem::take(&mut self.golden);
-        let result = self
-            .call(&[&examples[0].chunk], 0)
+        let examples = self.golden.clone();
+        self.call(&[&examples[0].chunk], 0)
             .map_err(|f| f.detail)
-            .and_then(|answers| GoldenReport::new(1).compare(&examples[0], &answers[0], tolerance));
-        self.golden = examples;
-        result.map_err(sick)
+            .and_then(|answers| GoldenReport::new(1).compare(&examples[0], &answers[0], tolerance))
+            .map_err(sick)
+    }
+
+    fn fork(&self) -> Box<dyn Model> {
+        Box::new(self.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 /// One input of a call: the arrays of all chunks, batch axis first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Batched {
     /// Extents, batch axis included.
     pub(crate) shape: Vec<i64>,
@@ -34,8 +34,11 @@ pub(crate) struct Options {
 /// A loaded module. Runs where it was loaded.
 pub(crate) struct Module(NonNull<ffi::Module>);
 
-// SAFETY: libtorch's modules are not tied to a thread; `&mut self` in `forward` keeps two threads from using one at once.
+// SAFETY: libtorch's modules are not tied to a thread.
 unsafe impl Send for Module {}
+// SAFETY: nothing changes a module after loading, and `forward` of one module may run on several threads at once: its executor is
+// guarded by libtorch, the weights are only read.
+unsafe impl Sync for Module {}
 
 impl Module {
     pub(crate) fn load(path: &Path, options: Options) -> Result<Self, String> {
@@ -60,7 +63,7 @@ impl Module {
     }
 
     /// Runs the module. The error is libtorch's message.
-    pub(crate) fn forward(&mut self, inputs: &[Batched]) -> Result<Vec<Output>, String> {
+    pub(crate) fn forward(&self, inputs: &[Batched]) -> Result<Vec<Output>, String> {
         let views = inputs.iter().map(Batched::view).collect::<Result<Vec<_>, _>>()?;
         // SAFETY: the views point into `inputs`, which outlive the call, and hold as many elements as their shape says.
         let outputs = with_message(|message| unsafe {

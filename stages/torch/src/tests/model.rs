@@ -155,7 +155,7 @@ fn lack_of_memory_asks_for_less() {
 #[test]
 fn a_model_that_changed_its_mind_is_no_longer_healthy() {
     let mut model = load(Kindness::Good);
-    model.golden[0].embedding[0] += 1.0;
+    std::sync::Arc::get_mut(&mut model.golden).expect("not shared")[0].embedding[0] += 1.0;
     let fault = model.control().unwrap_err();
     assert_eq!(fault.class, FaultClass::Systemic);
     assert!(fault.detail.contains("tiny: its first golden example fails"), "{fault}");
