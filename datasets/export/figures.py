@@ -16,10 +16,9 @@ from pathlib import Path
 import librosa
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from pillow_pixels import pixels
 from reference import GOLDEN, ImageOriginal, text_original
 
-RESIZE_SHORT, SIDE = 256, 224
 SENTENCES = [
     ("The cat is asleep on the sofa.", "A kitten naps on the couch."),
     ("How do I reset my password?", "Please enter your password, followed by the pound key."),
@@ -28,21 +27,6 @@ SENTENCES = [
     ("The train to Berlin leaves at nine.", "The train to Berlin leaves at nine."),
     ("Le musée est fermé le lundi.", "The museum is closed on Mondays."),
 ]
-
-
-def pixels(path: Path) -> np.ndarray:
-    """As torchvision's Resize(256, bicubic) and CenterCrop(224): the longer side is truncated, the offset rounded half to even."""
-    with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture)
-        if "transparency" in upright.info or upright.mode in ("LA", "RGBA"):
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        upright = upright.convert("RGB")
-    width, height = upright.size
-    short = min(width, height)
-    size = (RESIZE_SHORT * width // short, RESIZE_SHORT * height // short)
-    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
-    return np.asarray(upright.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + SIDE, top + SIDE)))
 
 
 def neighbours(vectors: np.ndarray) -> np.ndarray:

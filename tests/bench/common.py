@@ -13,7 +13,9 @@ import sys
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
+from proof import ROOT, commit, machine  # noqa: E402
+
 ROUNDS_MIN = 5
 
 
@@ -49,35 +51,10 @@ def enter_venv(packages):
         os.execv(python, [str(python), *sys.argv])
 
 
-def build_example(package, example):
+def build_example(example):
     """Builds an example binary of ours in release and returns its path."""
-    subprocess.run(["cargo", "build", "--release", "-q", "-p", package, "--example", example],
-                   cwd=ROOT, check=True, stdout=sys.stderr)
+    subprocess.run(["cargo", "build", "--release", "-q", "--workspace", "--example", example], cwd=ROOT, check=True, stdout=sys.stderr)
     return TARGET / "release" / "examples" / example
-
-
-def machine():
-    """The processor and how many cores this process may use (affinity and cgroup quota)."""
-    cpu = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return {"cpu": cpu, "cores": cores}
-
-
-def commit():
-    """The commit that was measured; ends in `-dirty` when tracked files differ from it."""
-    out = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                         cwd=ROOT, capture_output=True, text=True)
-    return out.stdout.strip() or "unknown"
 
 
 def run(command, core=None, env=None):
