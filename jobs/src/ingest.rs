@@ -1,11 +1,11 @@
 //! `ingest`: a folder or a manifest onto the topics, always through Kafka.
 //!
-//! A reading thread lists items and hands them over through a short channel, so that neither a large folder nor a large manifest is ever
-//! in memory. An item counts as sent once its delivery report has come. Ids derive from origin and content: a second run gives duplicates only.
+//! A reading thread lists items, reads their files and hands messages over through a short channel, so that neither a large folder nor a
+//! large manifest is ever in memory, and nothing blocks the senders. An item counts as sent once its delivery report has come. Ids derive from origin and content: a second run gives duplicates only.
 
 use crate::folder::Walk;
 use crate::manifest;
-use crate::media::{Item, Origin, head, message_for_item, modality_of};
+use crate::media::{Item, Origin, head, message_for_item, modality_of, modality_of_uri};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use spawn_core::Modality;
@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::{Receiver, channel};
 
-/// Items between the reading thread and the producer.
-const LISTED_MAX: usize = 256;
+/// Messages between the reading thread and the producer, each of at most [`crate::media::INLINE_BYTES_MAX`].
+const READ_MAX: usize = 32;
 /// Messages without a delivery report; their bytes are bounded by the producer.
 const INFLIGHT_MAX: usize = 512;
 /// Failures that the report describes; the others are counted.
@@ -82,7 +82,8 @@ impl std::fmt::Display for IngestError {
 
 impl std::error::Error for IngestError {}
 
-type Listed = Result<Item, String>;
+/// A message, `None` for what is no media or not wanted, or what is wrong with the item.
+type Read = Result<Option<(Modality, Message)>, String>;
 /// Number of the item and its delivery report.
 type Report = (u64, Result<(i32, i64), SendError>);
 type Reading = std::thread::JoinHandle<Result<(), String>>;
@@ -93,16 +94,16 @@ pub async fn ingest(
     producer: &Producer,
     progress: impl Fn(&Progress) + Send + Sync,
 ) -> Result<IngestReport, IngestError> {
-    let (mut listed, reading) = list(&options.path)?;
+    let (mut items, reading) = read(&options)?;
     let mut report = IngestReport::default();
     let mut sending = FuturesUnordered::new();
-    while let Some(item) = listed.recv().await {
+    while let Some(item) = items.recv().await {
         if options.limit.is_some_and(|limit| report.progress.sent + sending.len() as u64 >= limit) {
             break;
         }
         report.progress.seen += 1;
         let number = report.progress.seen;
-        match message(item, &options) {
+        match item {
             Ok(None) => report.progress.skipped += 1,
             Err(detail) => report.fail(number, detail),
             Ok(Some((modality, message))) => {
@@ -120,8 +121,8 @@ pub async fn ingest(
         }
         progress(&report.progress);
     }
-    // A reader that still lists (limit reached) ends as soon as nobody takes its items.
-    drop(listed);
+    // A reader that still reads (limit reached) ends as soon as nobody takes its items.
+    drop(items);
     while !sending.is_empty() {
         report.settle(sending.next().await)?;
         progress(&report.progress);
@@ -152,13 +153,13 @@ impl IngestReport {
     }
 }
 
-/// `None` for what is no media, or not wanted.
-fn message(item: Listed, options: &IngestOptions) -> Result<Option<(Modality, Message)>, String> {
-    let item = item?;
+fn message(item: Item, options: &IngestOptions) -> Read {
     let found = match (&item.origin, item.modality) {
         (_, Some(modality)) => Some(modality),
         (Origin::File(path), None) => modality_of(path, &head(path)),
-        (Origin::Uri(uri), None) => modality_of(Path::new(uri), &[]),
+        (Origin::Uri(uri), None) => Some(modality_of_uri(uri).ok_or_else(|| {
+            format!("{uri}: its ending does not tell what it is; add a column `modality` with image, audio or text")
+        })?),
         (Origin::Text(_), None) => Some(Modality::Text),
     };
     let Some(modality) = found.filter(|found| options.modality.is_none_or(|wanted| wanted == *found)) else {
@@ -174,19 +175,24 @@ fn message(item: Listed, options: &IngestOptions) -> Result<Option<(Modality, Me
     Ok(Some((modality, message)))
 }
 
-/// Lists items on a thread of its own: reading blocks.
-fn list(path: &Path) -> Result<(Receiver<Listed>, Reading), IngestError> {
-    let meta = std::fs::metadata(path).map_err(|e| IngestError::Input(format!("{}: {e}", path.display())))?;
-    let (items_tx, items_rx) = channel(LISTED_MAX);
-    let path = path.to_owned();
+/// Lists and reads items on a thread of its own: reading blocks.
+fn read(options: &IngestOptions) -> Result<(Receiver<Read>, Reading), IngestError> {
+    let path = options.path.clone();
+    let meta =
+        std::fs::metadata(&path).map_err(|e| IngestError::Input(format!("{}: {e}", path.display())))?;
+    let (items_tx, items_rx) = channel(READ_MAX);
+    let options = options.clone();
     let reading = std::thread::spawn(move || {
+        // An error of `send` is the end: nobody takes items any more.
+        let each = |item: Result<Item, String>| {
+            items_tx.blocking_send(item.and_then(|item| message(item, &options))).is_ok()
+        };
         if meta.is_dir() {
             let walk = Walk::new(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            // An error of `send` is the end: nobody takes items any more.
-            walk.map(|item| item.map_err(|e| e.to_string())).all(|item| items_tx.blocking_send(item).is_ok());
+            walk.map(|item| item.map_err(|e| e.to_string())).all(each);
             return Ok(());
         }
-        manifest::read(&path, |item| items_tx.blocking_send(item).is_ok())
+        manifest::read(&path, each)
     });
     Ok((items_rx, reading))
 }

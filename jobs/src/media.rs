@@ -96,6 +96,12 @@ pub fn modality_of(path: &Path, head: &[u8]) -> Option<Modality> {
     }
 }
 
+/// What a URI is by the ending of its path.
+pub(crate) fn modality_of_uri(uri: &str) -> Option<Modality> {
+    let path = uri.split(['?', '#']).next().unwrap_or(uri);
+    by_extension(Path::new(path)).map(|(_, modality, _)| *modality)
+}
+
 fn is_text(head: &[u8]) -> bool {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
@@ -161,7 +167,7 @@ pub fn message_for_item(item: &Item, modality: Modality, topic: &str) -> std::io
 
 /// Small files inside, large ones as a reference; and a name for the content.
 fn file_payload(path: &Path, uri: &str) -> std::io::Result<(Payload, String)> {
-    let meta = std::fs::metadata(path)?;
+    let meta = regular(path)?;
     if meta.len() > INLINE_BYTES_MAX {
         // Reading it all just for its hash would cost as much as processing it.
         let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
@@ -193,7 +199,14 @@ pub(crate) fn file_uri(path: &Path) -> String {
 pub(crate) fn head(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     // What cannot be read is told when it is sent.
-    let _read =
-        std::fs::File::open(path).and_then(|file| file.take(SNIFF_BYTES as u64).read_to_end(&mut head));
+    let _read = regular(path)
+        .and_then(|_| std::fs::File::open(path))
+        .and_then(|file| file.take(SNIFF_BYTES as u64).read_to_end(&mut head));
     head
+}
+
+/// Opening a pipe or a device would wait for whoever writes to it.
+fn regular(path: &Path) -> std::io::Result<std::fs::Metadata> {
+    let meta = std::fs::metadata(path)?;
+    if meta.is_file() { Ok(meta) } else { Err(std::io::Error::other("is no regular file")) }
 }

@@ -109,13 +109,18 @@ async fn a_manifest_is_sent_and_its_bad_rows_are_named() {
     folder.write("a.txt", b"one");
     folder.write(
         "m.csv",
-        b"path,text,uri,modality,id,price\na.txt,,,,,7\n,hello,,,x,8\n,,https://h/p.jpg,,,\nmissing.txt,,,,,\na.txt,both,,,,\n,q,,video,,\n",
+        b"path,text,uri,modality,id,price\na.txt,,,,,7\n,hello,,,x,8\n,,https://h/p.jpg?w=80#top,,,\nmissing.txt,,,,,\na.txt,both,,,,\n,q,,video,,\n\
+          /dev/zero,,,text,,\n,,https://h/p,,,\n",
     );
     let (report, stored) = run(&folder.0.join("m.csv"), |_| {}).await;
-    assert_eq!((report.progress.sent, report.progress.failed, stored), (3, 3, 3));
+    assert_eq!((report.progress.sent, report.progress.failed, stored), (3, 5, 3));
     let numbers: Vec<u64> = report.failures.iter().map(|f| f.0).collect();
-    assert_eq!(numbers, [4, 5, 6]);
-    assert!(report.failures[2].1.contains("video"), "{:?}", report.failures);
+    assert_eq!(numbers, [4, 5, 6, 7, 8]);
+    for (failure, word) in
+        report.failures[2..].iter().zip(["video", "no regular file", "add a column `modality`"])
+    {
+        assert!(failure.1.contains(word), "{failure:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
