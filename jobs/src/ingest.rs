@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use spawn_core::Modality;
 use spawn_kafka::{Message, Producer, SendError};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tokio::sync::mpsc::{Receiver, channel};
 
 /// Messages between the reading thread and the producer, each of at most [`crate::media::INLINE_BYTES_MAX`].

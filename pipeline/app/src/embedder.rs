@@ -2,7 +2,9 @@
 
 use crate::exit::{Code, Failure, Outcome};
 use bytes::Bytes;
-use spawn_core::{Inference, Inferred, Media, MediaFacts, Modality, ModelSpec, Provenance, Rejection, Stage};
+use spawn_core::{
+    Inference, Inferred, Media, MediaFacts, Modality, ModelSpec, Provenance, Refusal, Rejection, Stage,
+};
 use spawn_engine::{Crew, DeviceHandle};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,7 +71,8 @@ impl Embedder {
             let features = call.iter().map(|i| prepared.chunks[*i].clone()).collect();
             let answer = self.device.infer(&spec.name, features).await.map_err(|f| system(f.to_string()))?;
             for (i, result) in call.into_iter().zip(answer.results) {
-                chunks[i] = Some(result.map_err(Refused::Media)?);
+                let refused = |(Refusal::Reject(r) | Refusal::Defer(r))| Refused::Media(r);
+                chunks[i] = Some(result.map_err(refused)?);
             }
         }
         let chunks: Vec<Inference> = chunks.into_iter().flatten().collect();

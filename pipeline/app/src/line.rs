@@ -231,7 +231,7 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
         brokers: kafka.brokers.clone(),
         group: format!("{}.{}", kafka.group_prefix, pipeline.name),
         topic: pipeline.topic.clone(),
-        client_id: format!("spawn-{}-{}", pipeline.name, std::process::id()),
+        client_id: format!("spawn-{}-{}", pipeline.name, uuid::Uuid::new_v4().simple()),
         start: if kafka.start == "latest" {
             spawn_kafka::Start::Latest
         } else {

@@ -141,15 +141,9 @@ impl ModelSpec {
         format!("{}@{}", self.name, &self.version[..self.version.len().min(12)]).into()
     }
 
-    /// Cost of calling the model with chunks of which the longest has `longest`.
-    pub fn padded_cost(&self, chunks: usize, longest: usize) -> usize {
-        chunks * longest
-    }
-
     /// Whether one more chunk of `length` fits a call that has `chunks` of at most `longest`.
     pub fn fits(&self, chunks: usize, longest: usize, length: usize) -> bool {
         let longest = longest.max(length);
-        chunks == 0
-            || (chunks < self.chunks_max && self.padded_cost(chunks + 1, longest) <= self.padded_cost_max)
+        chunks == 0 || (chunks < self.chunks_max && (chunks + 1) * longest <= self.padded_cost_max)
     }
 }

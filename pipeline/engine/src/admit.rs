@@ -7,7 +7,7 @@ use crate::claims::Claims;
 use crate::fetch::Fetched;
 use crate::meter::{Meter, State};
 use crate::steps::reached;
-use spawn_core::{Entry, Rejection, Stage};
+use spawn_core::{Entry, Hold, Rejection, Stage};
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -36,15 +36,21 @@ pub async fn admit(
         let entry = match entry {
             Entry::Mark(mark) => Entry::Mark(mark),
             Entry::Item(envelope) => {
-                let (rest, work) = envelope.split();
-                let sized = work.map(|fetched| footprint(&*stage, &fetched).map(|bytes| (fetched, bytes)));
-                let decodable = match sized {
-                    Some(Ok((fetched, bytes))) => {
-                        let decoded = meter.during(State::Blocked, decoded.acquire(bytes)).await;
-                        Some(Ok(Decodable { fetched, decoded }))
-                    }
-                    Some(Err(rejection)) => Some(Err(rejection)),
+                let (mut rest, work) = envelope.split();
+                let decodable = match work {
                     None => None,
+                    Some(mut fetched) => Some(match footprint(&*stage, &fetched) {
+                        Ok(bytes) => {
+                            let decoded = meter.during(State::Blocked, decoded.acquire(bytes)).await;
+                            Ok(Decodable { fetched, decoded })
+                        }
+                        Err(rejection) => {
+                            // The original value stays until it is written as a dead letter.
+                            fetched.raw.shrink_to(rest.record.value.as_ref().map_or(0, |v| v.len()));
+                            rest.holds.push(Hold::new(fetched.raw));
+                            Err(rejection)
+                        }
+                    }),
                 };
                 reached("admitted");
                 meter.add_items(1);

@@ -1,6 +1,8 @@
 //! What is done when a model call fails: less memory, or the one record to blame.
 
-use spawn_core::{Fault, FaultClass, Features, Inference, Model, Rejection};
+use crate::crew::panic_message;
+use spawn_core::{Fault, FaultClass, Features, Inference, Model, Refusal, Rejection};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A model with what was learnt about its limits while running.
 pub struct Careful {
@@ -27,20 +29,16 @@ impl Careful {
     }
 
     /// Infers all chunks, each for itself if need be. `Err` is the system's fault and blames no record.
-    pub fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Result<Inference, Rejection>>, Fault> {
+    pub fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let mut results = Vec::with_capacity(chunks.len());
         let mut rest = chunks;
         while !rest.is_empty() {
             let (call, after) = rest.split_at(rest.len().min(self.chunks_safe));
-            match self.model.infer(call) {
-                Ok(inferences) if inferences.len() == call.len() => {
+            match self.call(call) {
+                Ok(inferences) => {
                     results.extend(inferences.into_iter().map(Ok));
                     self.grow();
                     rest = after;
-                }
-                Ok(inferences) => {
-                    let detail = format!("{} inferences for {} chunks", inferences.len(), call.len());
-                    return Err(Fault::new(FaultClass::Systemic, "model", detail));
                 }
                 Err(fault) if fault.class == FaultClass::Resource && call.len() > 1 => {
                     (self.chunks_safe, self.calls_good) = (call.len() / 2, 0);
@@ -56,6 +54,16 @@ impl Careful {
         Ok(results)
     }
 
+    /// One call. A panic in it may be one chunk's fault, like an error.
+    fn call(&mut self, call: &[&Features]) -> Result<Vec<Inference>, Fault> {
+        let inferences = guarded(FaultClass::Batch, || self.model.infer(call))?;
+        if inferences.len() != call.len() {
+            let detail = format!("{} inferences for {} chunks", inferences.len(), call.len());
+            return Err(Fault::new(FaultClass::Systemic, "model", detail));
+        }
+        Ok(inferences)
+    }
+
     fn grow(&mut self) {
         self.calls_good += 1;
         if self.calls_good >= CALLS_BEFORE_GROWTH {
@@ -64,25 +72,26 @@ impl Careful {
         }
     }
 
-    /// Halves a failing call until single chunks fail. A chunk is to blame only if the model is healthy right afterwards.
-    fn bisect(
-        &mut self,
-        call: &[&Features],
-        fault: Fault,
-    ) -> Result<Vec<Result<Inference, Rejection>>, Fault> {
+    /// Halves a failing call until single chunks fail. A chunk is to blame only if the model is healthy right afterwards; one for which
+    /// there is no memory even alone is tried again later, because memory may be there then.
+    fn bisect(&mut self, call: &[&Features], fault: Fault) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
+        if call.len() == 1 && fault.class == FaultClass::Resource {
+            let later = Rejection::new("infer", "model.memory", fault.detail);
+            return Ok(vec![Err(Refusal::Defer(later))]);
+        }
         if call.len() == 1 {
-            self.model.control().map_err(|sick| {
+            guarded(FaultClass::Systemic, || self.model.control()).map_err(|sick| {
                 Fault::new(
                     FaultClass::Systemic,
                     "model",
                     format!("{fault}; and the golden input fails as well: {sick}"),
                 )
             })?;
-            return Ok(vec![Err(Rejection::new("infer", "model.rejected", fault.detail))]);
+            return Ok(vec![Err(Rejection::new("infer", "model.rejected", fault.detail).into())]);
         }
         let mut results = Vec::with_capacity(call.len());
         for half in [&call[..call.len() / 2], &call[call.len() / 2..]] {
-            match self.model.infer(half) {
+            match self.call(half) {
                 Ok(inferences) => results.extend(inferences.into_iter().map(Ok)),
                 Err(fault) if matches!(fault.class, FaultClass::Resource | FaultClass::Batch) => {
                     results.extend(self.bisect(half, fault)?);
@@ -92,6 +101,12 @@ impl Careful {
         }
         Ok(results)
     }
+}
+
+/// A panic becomes a fault of `class`.
+fn guarded<T>(class: FaultClass, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Fault::new(class, "model", panic_message(&*panic))))
 }
 
 #[cfg(test)]
@@ -118,6 +133,19 @@ mod tests {
             Careful::new(Box::new(FakeModel { poison: Some(13), sick: true, ..FakeModel::default() }));
         let fault = outcomes(&mut careful, &[1, 13]).expect_err("the control fails");
         assert_eq!(fault.class, FaultClass::Systemic);
+    }
+
+    #[test]
+    fn a_panic_in_a_call_is_that_chunks_end_only() {
+        let mut careful = Careful::new(Box::new(FakeModel { panics: Some(13), ..FakeModel::default() }));
+        assert_eq!(outcomes(&mut careful, &[1, 13, 4]).expect("no fault"), [true, false, true]);
+    }
+
+    #[test]
+    fn without_memory_for_one_chunk_it_is_tried_again_later() {
+        let mut careful = Careful::new(Box::new(FakeModel { memory: 0, ..FakeModel::default() }));
+        let results = careful.infer(&[&chunk(1)]).expect("no fault");
+        assert!(matches!(&results[..], [Err(Refusal::Defer(r))] if r.code == "model.memory"), "{results:?}");
     }
 
     #[test]

@@ -21,6 +21,16 @@ impl Claims {
         self.lock().retain(|partition, _| !partitions.contains(partition));
     }
 
+    /// Forgets the partition if `claim` is the one we hold; whether it was.
+    pub fn remove_if(&self, partition: i32, claim: Claim) -> bool {
+        let mut held = self.lock();
+        let current = held.get(&partition).is_some_and(|c| c.claim == claim);
+        if current {
+            held.remove(&partition);
+        }
+        current
+    }
+
     /// The position that `claim` began with, or `None` when it is stale.
     pub fn start_of(&self, partition: i32, claim: Claim) -> Option<i64> {
         self.lock().get(&partition).filter(|c| c.claim == claim).map(|c| c.position)

@@ -5,7 +5,7 @@
 
 use crate::bisect::Careful;
 use crate::meter::NamedThreads;
-use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Rejection};
+use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Refusal};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +18,7 @@ const CALLS_WAITING_MAX: usize = 4;
 /// One call's answer: per chunk an inference or the reason why that chunk has none.
 pub struct Answer {
     /// In the order of the chunks.
-    pub results: Vec<Result<Inference, Rejection>>,
+    pub results: Vec<Result<Inference, Refusal>>,
     /// Time in the model.
     pub took: Duration,
     /// CPU time of the inference thread and its intra-op helpers.

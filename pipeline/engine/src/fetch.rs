@@ -5,7 +5,7 @@ use crate::intake::Admitted;
 use crate::meter::Meter;
 use crate::ordered::map_ordered;
 use crate::telemetry::Stats;
-use spawn_core::{BoxFuture, Entry, Envelope, Media, Payload, Refusal};
+use spawn_core::{BoxFuture, Entry, Envelope, Hold, Media, Payload, Refusal};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -44,17 +44,23 @@ pub async fn fetch_ordered(
 }
 
 async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted>) -> Envelope<Fetched> {
-    let (rest, work) = envelope.split();
+    let (mut rest, work) = envelope.split();
     let Some(Admitted { payload, mut raw }) = work else {
         return rest.join(None::<Result<_, Refusal>>);
     };
     let started = Instant::now();
     let hint = rest.job.media_type.clone();
-    let result = fetch.fetch(payload, hint).await.map(|media| {
-        let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
-        raw.shrink_to(media.bytes.len().max(kept));
-        Fetched { media, raw }
-    });
+    let fetched = fetch.fetch(payload, hint).await;
     stats.stage_took("fetch", started.elapsed());
+    // The original value stays until it is written: a refused one as a dead letter.
+    let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
+    raw.shrink_to(fetched.as_ref().map_or(0, |media| media.bytes.len()).max(kept));
+    let result = match fetched {
+        Ok(media) => Ok(Fetched { media, raw }),
+        Err(refusal) => {
+            rest.holds.push(Hold::new(raw));
+            Err(refusal)
+        }
+    };
     rest.join(Some(result))
 }

@@ -4,14 +4,12 @@
 //! runs, the next is ready.
 
 use crate::device::DeviceHandle;
-use crate::intake::retry;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
 use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{
-    Batch, Embedding, Envelope, Fault, FaultClass, Features, Inference, Inferred, ModelSpec, Pooling,
-    Provenance, Rejection,
+    Batch, Envelope, Fault, FaultClass, Features, Inference, Inferred, ModelSpec, Provenance, Refusal,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -95,7 +93,7 @@ impl Infer {
     async fn call_all(
         &self,
         chunks: &mut [Option<Features>],
-    ) -> Result<Vec<Result<Inference, Rejection>>, Fault> {
+    ) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let lengths: Vec<usize> = chunks.iter().map(|c| c.as_ref().map_or(0, Features::length)).collect();
         let calls = plan(&lengths, &self.spec);
         let answers = calls.iter().map(|call| {
@@ -106,8 +104,7 @@ impl Infer {
             self.call(features, padding)
         });
         let answers = futures::future::try_join_all(answers.collect::<Vec<_>>()).await?;
-        let mut results: Vec<Option<Result<Inference, Rejection>>> =
-            (0..lengths.len()).map(|_| None).collect();
+        let mut results: Vec<Option<Result<Inference, Refusal>>> = (0..lengths.len()).map(|_| None).collect();
         for (call, answer) in calls.iter().zip(answers) {
             call.iter().zip(answer).for_each(|(i, result)| results[*i] = Some(result));
         }
@@ -118,21 +115,12 @@ impl Infer {
         &self,
         features: Vec<Features>,
         padding: f64,
-    ) -> Result<Vec<Result<Inference, Rejection>>, Fault> {
+    ) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let count = features.len();
         let started = Instant::now();
-        let mut features = Some(features);
-        // A systemic fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
-        let answer = retry("infer", || {
-            let features = features.take().unwrap_or_default();
-            async {
-                self.device
-                    .infer(&self.spec.name, features)
-                    .await
-                    .map_err(|f| Fault { class: FaultClass::Operator, ..f })
-            }
-        })
-        .await?;
+        // A fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
+        let answer = self.device.infer(&self.spec.name, features).await;
+        let answer = answer.map_err(|fault| Fault { class: FaultClass::Operator, ..fault })?;
         self.meter.add_cpu(answer.cpu);
         self.stats.called(&self.spec.name, &self.spec.device, count, padding, answer.took);
         self.stats.stage_took("infer", started.elapsed());
@@ -143,16 +131,11 @@ impl Infer {
     fn join(
         &self,
         waiting: Waiting,
-        results: &mut impl Iterator<Item = Result<Inference, Rejection>>,
-    ) -> Result<Inferred, Rejection> {
-        let chunks: Vec<Result<Inference, Rejection>> = results.take(waiting.count).collect();
+        results: &mut impl Iterator<Item = Result<Inference, Refusal>>,
+    ) -> Result<Inferred, Refusal> {
+        let chunks: Vec<Result<Inference, Refusal>> = results.take(waiting.count).collect();
         let chunks: Vec<Inference> = chunks.into_iter().collect::<Result<_, _>>()?;
-        let pooled = match self.spec.pooling {
-            Pooling::Mean if chunks.len() > 1 => {
-                Embedding::pooled(chunks.iter().filter_map(|c| c.embedding.as_ref()))
-            }
-            _ => None,
-        };
+        let pooled = self.spec.pooling.pool(&chunks);
         let provenance = Provenance {
             content: waiting.content,
             preparation: self.preparation.clone(),
@@ -194,6 +177,7 @@ pub(crate) mod tests {
     #[derive(Clone)]
     pub(crate) struct FakeModel {
         pub(crate) poison: Option<usize>,
+        pub(crate) panics: Option<usize>,
         pub(crate) sick: bool,
         pub(crate) memory: usize,
         pub(crate) spec: ModelSpec,
@@ -201,7 +185,7 @@ pub(crate) mod tests {
 
     impl Default for FakeModel {
         fn default() -> Self {
-            Self { poison: None, sick: false, memory: usize::MAX, spec: spec() }
+            Self { poison: None, panics: None, sick: false, memory: usize::MAX, spec: spec() }
         }
     }
 
@@ -230,6 +214,7 @@ pub(crate) mod tests {
             &self.spec
         }
         fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Inference>, Fault> {
+            assert!(chunks.iter().all(|c| Some(c.length()) != self.panics), "planted panic");
             if chunks.len() > self.memory {
                 return Err(Fault::new(FaultClass::Resource, "model", "out of memory"));
             }

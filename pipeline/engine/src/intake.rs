@@ -49,8 +49,8 @@ impl Intake {
         loop {
             match self.meter.during(State::Starved, self.source.next()).await {
                 Ok(Event::Records(envelopes)) => {
-                    for envelope in envelopes {
-                        self.stats.taken();
+                    for mut envelope in envelopes {
+                        envelope.holds.push(self.stats.take());
                         let entry = Entry::Item(self.admit(envelope).await);
                         if self.send(&out, entry).await.is_err() {
                             return Ok(());

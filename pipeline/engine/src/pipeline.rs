@@ -102,7 +102,6 @@ impl Pipeline {
                 }
                 ended = verbs.join_next() => match ended {
                     None => break,
-                    Some(Ok(Ok(Verb::Report))) => {}
                     Some(Ok(Ok(Verb::Last))) => break,
                     Some(Ok(Ok(Verb::Inner))) => {}
                     Some(Ok(Err(fault))) => return Err(fault),
@@ -183,7 +182,7 @@ impl Pipeline {
         verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
         verbs.spawn(async move {
             report(stats_r, queues, budgets, Duration::from_secs(1)).await;
-            Ok(Verb::Report)
+            Ok(Verb::Inner)
         });
         verbs
     }
@@ -197,10 +196,8 @@ async fn inner(verb: impl Future<Output = ()>) -> Result<Verb, Fault> {
 
 /// Which kind of task ended.
 enum Verb {
-    /// One before the end of the line: what follows drains.
+    /// One before the end of the line, or beside it: what follows drains.
     Inner,
     /// The end of the line: all is written.
     Last,
-    /// The sampling of gauges; ends only with the line.
-    Report,
 }

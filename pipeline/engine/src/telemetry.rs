@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::meter::{Meter, MeterReading};
 use metrics::{counter, gauge, histogram};
+use spawn_core::Hold;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,8 @@ pub struct Stats {
     pub meters: Vec<Arc<Meter>>,
     /// Records taken in.
     pub taken: AtomicU64,
+    /// Records in the line now.
+    pub in_flight: AtomicU64,
     /// Written: results, rejected, skipped, deferred.
     pub outcomes: [AtomicU64; 4],
     /// Model calls.
@@ -39,6 +42,7 @@ impl Stats {
             pipeline: pipeline.into(),
             meters,
             taken: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
             outcomes: Default::default(),
             calls: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
@@ -61,10 +65,13 @@ impl Stats {
         if last == 0 { 0.0 } else { now_ms().saturating_sub(last) as f64 / 1e3 }
     }
 
-    pub(crate) fn taken(&self) {
+    /// A record is in the line for as long as what this returns lives, whether it is written, fenced or dropped as stale.
+    pub(crate) fn take(self: &Arc<Self>) -> Hold {
         if self.taken.fetch_add(1, Relaxed) == 0 {
             self.first_taken_ms.store(now_ms(), Relaxed);
         }
+        self.in_flight.fetch_add(1, Relaxed);
+        Hold::new(InFlight(self.clone()))
     }
 
     /// Records settled, whatever became of them.
@@ -119,6 +126,14 @@ impl Stats {
         histogram!("spawn_batch_padding_ratio", "pipeline" => self.pipeline.to_string()).record(padding);
         histogram!("spawn_inference_seconds", "model" => model.to_owned(), "device" => device.to_owned())
             .record(took.as_secs_f64());
+    }
+}
+
+struct InFlight(Arc<Stats>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 

@@ -96,6 +96,8 @@ struct MemorySink {
     faults_left: AtomicUsize,
     /// Writes after which somebody else claims partition 1 for a moment.
     steal_after: AtomicUsize,
+    /// Writes that take longer than a claim.
+    slow_left: AtomicUsize,
 }
 
 impl Sink for MemorySink {
@@ -117,6 +119,9 @@ impl Sink for MemorySink {
         Box::pin(async move {
             if self.faults_left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
                 return Err(Fault::new(FaultClass::Systemic, "postgres", "gone"));
+            }
+            if self.slow_left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                tokio::time::sleep(Duration::from_millis(700)).await;
             }
             let mut partitions = self.partitions.lock().expect("lock");
             let mut rows = self.rows.lock().expect("lock");
@@ -238,4 +243,19 @@ async fn a_fenced_partition_is_claimed_again_and_goes_on() {
     let sink = Arc::new(MemorySink { steal_after: AtomicUsize::new(2), ..MemorySink::default() });
     run(MemorySource::new(), sink.clone()).await;
     assert_each_once(&sink);
+}
+
+/// Units of the old claim are still in the line when the new one is there already: they must not take it down again.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fence_costs_one_claim_also_when_writes_are_slow() {
+    let sink = MemorySink {
+        steal_after: AtomicUsize::new(2),
+        slow_left: AtomicUsize::new(8),
+        ..MemorySink::default()
+    };
+    let sink = Arc::new(sink);
+    run(MemorySource::new(), sink.clone()).await;
+    assert_each_once(&sink);
+    let epoch = sink.partitions.lock().expect("lock")[&1].0.epoch;
+    assert_eq!(epoch, 3, "the first claim, the stolen one, and ours again");
 }

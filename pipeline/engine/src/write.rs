@@ -47,9 +47,11 @@ impl Write {
         let written = retry("write", || self.sink.write(batch)).await?;
         reached("written");
         self.stats.stage_took("write", started.elapsed());
-        self.stats.written(written.outcomes);
         let mut delta = batch.delta.clone();
         delta.retain(|partition, _| !written.fenced.contains(partition));
+        if !delta.is_empty() {
+            self.stats.written(written.outcomes);
+        }
         for envelope in batch.envelopes.iter().filter(|e| delta.contains_key(&e.origin().partition)) {
             self.stats.item_took(envelope.record.timestamp_ms);
             if let Body::Work(inferred) = &envelope.body {
@@ -62,16 +64,18 @@ impl Write {
         }
         self.meter.add_items(batch.envelopes.len() as u64);
         self.source.commit(&delta);
-        if !written.fenced.is_empty() {
-            self.reclaim(written.fenced);
+        // What was read under a claim that we have replaced ourselves is fenced as well, and the newer claim stands.
+        let held = |p: &i32| self.claims.remove_if(*p, batch.delta[p].claim);
+        let lost: Vec<i32> = written.fenced.into_iter().filter(held).collect();
+        if !lost.is_empty() {
+            self.reclaim(lost);
         }
         Ok(())
     }
 
-    /// Drops the line of fenced partitions and asks for them again, after a random wait: whoever fenced us may still be busy.
+    /// Asks for fenced partitions again, after a random wait: whoever fenced us may still be busy.
     fn reclaim(&self, fenced: Vec<i32>) {
         tracing::warn!(pipeline = %self.stats.pipeline, partitions = ?fenced, "fenced: another claim is newer");
-        self.claims.remove(&fenced);
         let source = self.source.clone();
         let jitter = Duration::from_millis(50 + RandomState::new().hash_one(&fenced) % 450);
         tokio::spawn(async move {

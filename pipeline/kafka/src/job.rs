@@ -55,8 +55,13 @@ pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
         Form::Media => Ok(media(raw, value, &mut job)),
     };
     let payload = payload.and_then(|payload| check(&job).map(|()| payload));
-    if let Some(id) = &job.event_id {
-        job.id = ItemId::of_event(&job.source, id);
+    match (&job.event_id, &payload) {
+        (Some(id), _) => job.id = ItemId::of_event(&job.source, id),
+        // Without a value the reference is all there is.
+        (None, Ok(Payload::Reference(uri))) if value.is_empty() => {
+            job.id = ItemId::of_record(raw.topic, raw.key.map_or(&[], |k| k), uri.as_bytes());
+        }
+        _ => {}
     }
     (job, payload.map_or_else(Body::Rejected, Body::Work))
 }

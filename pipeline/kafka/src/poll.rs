@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const POLL_MAX: Duration = Duration::from_millis(10);
 /// Longest time for questions about watermarks between two polls. Other partitions stand still meanwhile.
 const WATERMARKS_MAX: Duration = Duration::from_secs(2);
+/// Longest time for one of them.
+const WATERMARK_MAX: Duration = Duration::from_millis(1500);
 /// Before a question or an assignment that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Between two reports of lag and times.
@@ -37,6 +39,7 @@ pub(crate) struct Poller {
     paused: bool,
     /// The client said that some position is not in the topic; which one is to be found out.
     out_of_range: bool,
+    turn: usize,
     retry_at: Instant,
     reported: Instant,
     times: PollTimes,
@@ -53,6 +56,7 @@ impl Poller {
             wishes,
             paused: false,
             out_of_range: false,
+            turn: 0,
             retry_at: now,
             reported: now,
             times: PollTimes::default(),
@@ -169,10 +173,13 @@ impl Poller {
     fn announce(&mut self) {
         let context = self.consumer.context();
         let new = |(p, state): (&i32, &Owned)| matches!(state, Owned::New).then_some(*p);
-        let waiting: Vec<i32> = lock(&context.owned).iter().filter_map(new).collect();
+        let mut waiting: Vec<i32> = lock(&context.owned).iter().filter_map(new).collect();
         if waiting.is_empty() {
             return;
         }
+        // Another one first each time: those without a leader must not stand before the others for ever.
+        self.turn = (self.turn + 1) % waiting.len();
+        waiting.rotate_left(self.turn);
         let watermarks = self.watermarks(&waiting);
         let mut owned = lock(&context.owned);
         let first = |low, high| if self.config.start == Start::Latest { high } else { low };
@@ -199,11 +206,11 @@ impl Poller {
             if left.is_zero() {
                 break;
             }
-            match self.consumer.fetch_watermarks(&self.topic, *partition, left) {
+            // One without a leader must not hold up the others.
+            match self.consumer.fetch_watermarks(&self.topic, *partition, left.min(WATERMARK_MAX)) {
                 Ok(watermarks) => drop(found.insert(*partition, watermarks)),
                 Err(error) => {
                     self.consumer.context().outbox.fault(fault("cannot ask for watermarks", &error));
-                    break;
                 }
             }
         }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than the server's own limit on a statement: passing it means that the server cannot be heard any more.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longer than the server's own limit on a statement: passing it means that the server cannot be heard any more. Shorter than the 30 s
+/// within which a partition has to move on.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Options for `url`, under a name that `pg_stat_activity` shows. It may be cut to 63 bytes there.
@@ -36,7 +37,7 @@ impl Lane {
             // What the protocol was proven for, whatever the server's default is.
             ("default_transaction_isolation", "read committed"),
             ("idle_in_transaction_session_timeout", "10s"),
-            ("statement_timeout", "60s"),
+            ("statement_timeout", "20s"),
             // Compiling a plan takes longer than a write.
             ("jit", "off"),
         ]);

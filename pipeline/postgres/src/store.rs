@@ -138,6 +138,19 @@ impl Store {
         .await?)
     }
 
+    /// Next offset to read of every partition that the pipeline has claimed of its topic.
+    pub async fn positions(&self, pipeline: &str, topic: &str) -> Result<BTreeMap<i32, i64>, StoreError> {
+        let rows: Vec<(i32, i64)> = sqlx::query_as(
+            "SELECT c.partition, c.next_offset FROM spawn.checkpoint c JOIN spawn.source s ON s.id = c.source
+              WHERE s.pipeline = $1 AND s.topic = $2",
+        )
+        .bind(pipeline)
+        .bind(topic)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().collect())
+    }
+
     /// Dead letters by code.
     pub async fn rejection_codes(&self) -> Result<BTreeMap<String, i64>, StoreError> {
         let rows: Vec<(String, i64)> =

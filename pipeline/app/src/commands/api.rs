@@ -112,7 +112,7 @@ async fn state(settings: &Settings, runtime: Option<&Runtime>, stats: &[Arc<Stat
 
 /// Ready is what moves, not what is up.
 fn progress(stats: &Stats) -> Check {
-    let waiting = stats.taken.load(Relaxed).saturating_sub(stats.settled());
+    let waiting = stats.in_flight.load(Relaxed);
     let idle = stats.seconds_since_progress();
     let ok = waiting == 0 || idle < PROGRESS_MAX.as_secs_f64();
     Check {

@@ -6,6 +6,7 @@ use crate::exit::{Code, Failure, OrExit, Outcome};
 use crate::line::{Running, Runtime};
 use crate::output::Output;
 use spawn_engine::Stats;
+use spawn_postgres::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,28 +78,30 @@ async fn at_end(wanted: bool, settings: Settings, pipelines: Vec<Pipeline>, stat
     if !wanted {
         return std::future::pending().await;
     }
+    let store = loop {
+        match super::store(&settings).await {
+            Ok(store) => break store,
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    };
     loop {
         tokio::time::sleep(Duration::from_millis(250)).await;
         let mut done = true;
         for pipeline in &pipelines {
-            done &= caught_up(&settings, pipeline).await.unwrap_or(false);
+            done &= caught_up(&settings, &store, pipeline).await.unwrap_or(false);
         }
-        if done && stats.iter().all(|s| s.settled() >= s.taken.load(std::sync::atomic::Ordering::Relaxed)) {
+        if done && stats.iter().all(|s| s.in_flight.load(std::sync::atomic::Ordering::Relaxed) == 0) {
             return;
         }
     }
 }
 
 /// Whether the stored checkpoints of a pipeline have reached the end of its topic.
-async fn caught_up(settings: &Settings, pipeline: &Pipeline) -> Outcome<bool> {
+async fn caught_up(settings: &Settings, store: &Store, pipeline: &Pipeline) -> Outcome<bool> {
     let kafka = &settings.kafka;
     let ends = spawn_kafka::end_offsets(&kafka.brokers, &kafka.properties, &pipeline.topic)
         .await
         .or_exit(Code::Unavailable)?;
-    let store = super::store(settings).await?;
-    let report = store.audit_of(Some(&pipeline.name)).await.or_exit(Code::Unavailable)?;
-    let mine = report.partitions.iter().filter(|p| p.topic == pipeline.topic);
-    let positions: std::collections::BTreeMap<i32, i64> =
-        mine.map(|p| (p.partition, p.next_offset)).collect();
+    let positions = store.positions(&pipeline.name, &pipeline.topic).await.or_exit(Code::Unavailable)?;
     Ok(ends.iter().all(|(partition, end)| *end == 0 || positions.get(partition).is_some_and(|p| p >= end)))
 }

@@ -330,3 +330,23 @@ async fn a_message_over_the_limit_is_refused_before_it_is_sent() {
     let error = producer.send(message).await.expect_err("too large");
     assert!(error.to_string().contains("reference"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_whose_name_is_no_text_costs_that_record_only() {
+    let broker = broker(1);
+    let mut message = job(0, Payload::Inline("text".into()));
+    // SAFETY: breaks the promise of `String` on purpose, as a producer in C does; its bytes are only copied on the way to the broker.
+    message.headers.push((unsafe { String::from_utf8_unchecked(vec![0xff, 0xfe]) }, "v".into()));
+    let producer = Producer::new(ProducerConfig::new(&broker.brokers(), &BTreeMap::new())).expect("creates");
+    producer.send(message).await.expect("delivered");
+    produce(&broker, 1..2).await;
+    let (source, mut line) = (source(&broker), Line::default());
+    line.until(&source, |line| line.records.len() == 2).await;
+    let codes: Vec<Option<&str>> = line
+        .records
+        .iter()
+        .map(|e| if let Body::Rejected(rejection) = &e.body { Some(&*rejection.code) } else { None })
+        .collect();
+    assert_eq!(codes, [Some("envelope.header"), None]);
+    assert_eq!(line.records[0].record.headers.last().expect("kept").1, "v");
+}
