@@ -94,9 +94,9 @@ struct MemorySink {
     partitions: Mutex<BTreeMap<i32, (Claim, i64)>>,
     rows: Mutex<Vec<(i32, i64, &'static str)>>,
     faults_left: AtomicUsize,
-    /// Writes after which somebody else claims partition 1 for a moment.
+    /// Writes of partition 1 after which somebody else claims it for a moment.
     steal_after: AtomicUsize,
-    /// Writes that take longer than a claim.
+    /// Writes of partition 1 that take longer than a claim.
     slow_left: AtomicUsize,
 }
 
@@ -120,7 +120,8 @@ impl Sink for MemorySink {
             if self.faults_left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
                 return Err(Fault::new(FaultClass::Systemic, "postgres", "gone"));
             }
-            if self.slow_left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            let of_1 = batch.delta.contains_key(&1);
+            if of_1 && self.slow_left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
                 tokio::time::sleep(Duration::from_millis(700)).await;
             }
             let mut partitions = self.partitions.lock().expect("lock");
@@ -138,7 +139,7 @@ impl Sink for MemorySink {
                 rows.extend(mine.map(|e| (*partition, e.origin().offset, outcome(&e.body))));
                 assert_eq!((rows.len() - before) as u64, span.records, "the line lost a record");
             }
-            if self.steal_after.fetch_sub(1, Relaxed) == 1 {
+            if of_1 && self.steal_after.fetch_sub(1, Relaxed) == 1 {
                 partitions.get_mut(&1).expect("was claimed").0.epoch += 1;
             }
             Ok(written)
