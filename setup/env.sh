@@ -16,7 +16,7 @@ SPAWN_DATA="${SPAWN_DATA:-$SPAWN_CACHE/data}"
 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$SPAWN_CACHE/target}"
 case ":$PATH:" in
     *":$SPAWN_CACHE/venv/bin:"*) ;;
-    *) PATH="$SPAWN_CACHE/venv/bin:$PATH" ;;
+    *) PATH="$CARGO_TARGET_DIR/release:$SPAWN_CACHE/venv/bin:$PATH" ;;
 esac
 # rustup's folder is on the path of login shells only.
 command -v cargo >/dev/null || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use tokio::sync::mpsc::{Receiver, channel};
 
 /// Messages between the reading thread and the producer, each of at most [`crate::media::INLINE_BYTES_MAX`].
-const READ_MAX: usize = 32;
+const READ_MAX: usize = 4;
 /// Messages without a delivery report; their bytes are bounded by the producer.
 const INFLIGHT_MAX: usize = 512;
 /// Failures that the report describes; the others are counted.
@@ -28,6 +28,8 @@ pub struct IngestOptions {
     pub path: PathBuf,
     /// Where each kind of media goes.
     pub topics: BTreeMap<Modality, String>,
+    /// Folders that workers may read: large files below them go as references.
+    pub file_roots: Vec<PathBuf>,
     /// Only this kind.
     pub modality: Option<Modality>,
     /// At most so many items.
@@ -168,10 +170,11 @@ fn message(item: Item, options: &IngestOptions) -> Read {
     let Some(topic) = options.topics.get(&modality) else {
         return Ok(None);
     };
-    let (_, message) = message_for_item(&item, modality, topic).map_err(|e| match &item.origin {
-        Origin::File(path) => format!("{}: {e}", path.display()),
-        _ => e.to_string(),
-    })?;
+    let (_, message) =
+        message_for_item(&item, modality, topic, &options.file_roots).map_err(|e| match &item.origin {
+            Origin::File(path) => format!("{}: {e}", path.display()),
+            _ => e.to_string(),
+        })?;
     Ok(Some((modality, message)))
 }
 

@@ -7,8 +7,10 @@ use spawn_kafka::{JobMessage, Message};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Largest payload that travels inside its message; a larger one goes as a reference to the file.
-pub const INLINE_BYTES_MAX: u64 = 512 * 1024;
+/// A larger file goes as a reference, if workers may follow that; else inside its message.
+pub const INLINE_BYTES: u64 = 512 * 1024;
+/// Largest file that travels inside its message: topics made here accept 16 MiB.
+pub const INLINE_BYTES_MAX: u64 = 15 << 20;
 /// Bytes that are looked at to tell what a file is.
 const SNIFF_BYTES: usize = 512;
 
@@ -119,12 +121,13 @@ fn by_extension(path: &Path) -> Option<&'static (&'static str, Modality, &'stati
     EXTENSIONS.iter().find(|(known, ..)| *known == extension)
 }
 
-/// The message of a file. Reads it when it is small enough to travel inside.
+/// The message of a file. Below one of `roots`, the folders that workers may read, a large file travels as a reference.
 pub fn message_for_file(
     path: &Path,
     modality: Modality,
     topic: &str,
     metadata: Map<String, Value>,
+    roots: &[PathBuf],
 ) -> std::io::Result<Message> {
     let item = Item {
         origin: Origin::File(path.to_owned()),
@@ -133,16 +136,21 @@ pub fn message_for_file(
         id: None,
         metadata,
     };
-    Ok(message_for_item(&item, modality, topic)?.1)
+    Ok(message_for_item(&item, modality, topic, roots)?.1)
 }
 
-/// The public id of an item and its message.
-pub fn message_for_item(item: &Item, modality: Modality, topic: &str) -> std::io::Result<(String, Message)> {
+/// The public id of an item and its message; for `roots` see [`message_for_file`].
+pub fn message_for_item(
+    item: &Item,
+    modality: Modality,
+    topic: &str,
+    roots: &[PathBuf],
+) -> std::io::Result<(String, Message)> {
     let (payload, subject, derived, known_type) = match &item.origin {
         Origin::File(path) => {
             let path = path.canonicalize()?;
             let uri = file_uri(&path);
-            let (payload, content) = file_payload(&path, &uri)?;
+            let (payload, content) = file_payload(&path, &uri, roots)?;
             let media_type = by_extension(&path).filter(|(_, m, _)| *m == modality).map(|(.., t)| *t);
             (payload, Some(uri.clone()), format!("{uri}#{content}"), media_type)
         }
@@ -165,14 +173,23 @@ pub fn message_for_item(item: &Item, modality: Modality, topic: &str) -> std::io
     Ok((message.item().public(), message.encode()))
 }
 
-/// Small files inside, large ones as a reference; and a name for the content.
-fn file_payload(path: &Path, uri: &str) -> std::io::Result<(Payload, String)> {
+/// Inside, or a reference; and a name for the content.
+fn file_payload(path: &Path, uri: &str, roots: &[PathBuf]) -> std::io::Result<(Payload, String)> {
     let meta = regular(path)?;
-    if meta.len() > INLINE_BYTES_MAX {
+    let reachable =
+        roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| path.starts_with(root));
+    if meta.len() > INLINE_BYTES && reachable {
         // Reading it all just for its hash would cost as much as processing it.
         let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         let content = format!("{}-{}", meta.len(), changed.map_or(0, |d| d.as_nanos()));
         return Ok((Payload::Reference(uri.to_owned()), content));
+    }
+    if meta.len() > INLINE_BYTES_MAX {
+        let detail = format!(
+            "{} bytes do not fit into a message ({INLINE_BYTES_MAX}); name its folder in fetch.file_roots, so that workers can read it there",
+            meta.len()
+        );
+        return Err(std::io::Error::other(detail));
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     std::fs::File::open(path)?.take(INLINE_BYTES_MAX + 1).read_to_end(&mut bytes)?;

@@ -40,6 +40,7 @@ async fn run(path: &Path, change: impl FnOnce(&mut IngestOptions)) -> (IngestRep
     let mut options = IngestOptions {
         path: path.to_owned(),
         topics: topics(),
+        file_roots: Vec::new(),
         modality: None,
         limit: None,
         dry_run: false,
@@ -75,13 +76,23 @@ fn large_files_travel_as_references_and_ids_follow_the_content() {
     let folder = Folder::new("media");
     folder.write("ä b.txt", b"small");
     folder.write("big.jpg", &vec![7; 600 * 1024]);
-    let message = |name: &str, m| message_for_file(&folder.0.join(name), m, "t", Default::default()).unwrap();
+    let roots = [folder.0.clone()];
+    let file = |name: &str, m, roots: &[PathBuf]| {
+        message_for_file(&folder.0.join(name), m, "t", Default::default(), roots)
+    };
+    let message = |name: &str, m| file(name, m, &roots).unwrap();
     let small = message("ä b.txt", Modality::Text);
     assert_eq!(small.value.as_deref(), Some(&b"small"[..]));
     let subject = small.headers.iter().find(|(k, _)| k == "ce_subject").unwrap().1.clone();
     assert!(String::from_utf8_lossy(&subject).ends_with("/%C3%A4%20b.txt"));
     let big = message("big.jpg", Modality::Image);
     assert!(big.value.unwrap().is_empty() && big.headers.iter().any(|(k, _)| k == "ce_dataref"));
+    let inside = file("big.jpg", Modality::Image, &[]).unwrap();
+    assert_eq!(inside.value.unwrap().len(), 600 * 1024, "no worker may read the file: it goes itself");
+    folder.write("huge.jpg", &vec![7; 16 << 20]);
+    let error = file("huge.jpg", Modality::Image, &[]).unwrap_err();
+    assert!(error.to_string().contains("fetch.file_roots"), "{error}");
+    assert!(file("huge.jpg", Modality::Image, &roots).is_ok());
     assert_eq!(message("ä b.txt", Modality::Text).key, small.key);
     folder.write("ä b.txt", b"other");
     assert_ne!(message("ä b.txt", Modality::Text).key, small.key);
@@ -132,6 +143,7 @@ async fn a_manifest_without_a_known_column_is_refused() {
     let options = IngestOptions {
         path: folder.0.join("m.csv"),
         topics: topics(),
+        file_roots: Vec::new(),
         modality: None,
         limit: None,
         dry_run: false,

@@ -279,6 +279,11 @@ impl Settings {
     }
 }
 
+/// The folders that references may name.
+pub fn file_roots(settings: &Settings) -> Vec<PathBuf> {
+    list(&settings.fetch.file_roots).into_iter().map(PathBuf::from).collect()
+}
+
 /// A comma-separated list as its trimmed, non-empty parts.
 pub fn list(value: &str) -> Vec<String> {
     value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()

@@ -1,6 +1,6 @@
 //! Puts the parts together: models on the device, stages on the crew, one pipeline per section of the configuration.
 
-use crate::config::{Pipeline as PipelineSettings, Settings, list};
+use crate::config::{Pipeline as PipelineSettings, Settings, file_roots, list};
 use crate::embedder::Embedder;
 use crate::exit::{Code, Failure, OrExit, Outcome};
 use crate::registry;
@@ -248,7 +248,7 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
 pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
     let fetch = &settings.fetch;
     Fetcher::new(FetchConfig {
-        file_roots: list(&fetch.file_roots).into_iter().map(PathBuf::from).collect(),
+        file_roots: file_roots(settings),
         http_allowed: fetch.http,
         hosts_allowed: list(&fetch.http_hosts),
         private_addresses_allowed: fetch.http_private,

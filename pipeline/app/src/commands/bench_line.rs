@@ -122,7 +122,8 @@ async fn produce(args: &BenchLine, files: &[PathBuf], settings: &Settings, topic
             id: Some(i.to_string()),
             metadata: Map::new(),
         };
-        let (_, message) = message_for_item(&item, args.modality, topic).or_exit(Code::Data)?;
+        let (_, message) = message_for_item(&item, args.modality, topic, std::slice::from_ref(&args.data))
+            .or_exit(Code::Data)?;
         reports.push(producer.send(message));
         while reports.len() >= 64 {
             futures::StreamExt::next(&mut reports).await.transpose().or_exit(Code::Unavailable)?;

@@ -16,7 +16,7 @@ use spawn_jobs::message_for_file;
 use spawn_kafka::{EmbeddedBroker, Producer, ProducerConfig};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,7 +121,8 @@ async fn submit_and_watch(
         .zip(&running.stats)
         .filter_map(|(p, stats)| Some((stats.clone(), *submitted.get(&runtime.modality(p)?)?)))
         .collect();
-    let sending = send_all(samples, &topics, &producer);
+    let roots = crate::config::file_roots(settings);
+    let sending = send_all(samples, &topics, &producer, &roots);
     let watching = watch(&wanted, out);
     tokio::select! {
         sent = async { tokio::try_join!(sending, watching) } => sent.map(|_| submitted),
@@ -132,12 +133,17 @@ async fn submit_and_watch(
     }
 }
 
-async fn send_all(samples: &[Sample], topics: &BTreeMap<Modality, String>, producer: &Producer) -> Outcome {
+async fn send_all(
+    samples: &[Sample],
+    topics: &BTreeMap<Modality, String>,
+    producer: &Producer,
+    roots: &[PathBuf],
+) -> Outcome {
     let mut reports = futures::stream::FuturesUnordered::new();
     for sample in samples {
         let Some(topic) = topics.get(&sample.modality) else { continue };
-        let message =
-            message_for_file(&sample.path, sample.modality, topic, sample.metadata()).or_exit(Code::Data)?;
+        let message = message_for_file(&sample.path, sample.modality, topic, sample.metadata(), roots)
+            .or_exit(Code::Data)?;
         reports.push(producer.send(message));
         while reports.len() >= 256 {
             futures::StreamExt::next(&mut reports).await.transpose().or_exit(Code::Unavailable)?;

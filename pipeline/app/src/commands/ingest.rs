@@ -19,6 +19,7 @@ pub(super) async fn run(args: Ingest, settings: Settings, out: Output) -> Outcom
     let options = IngestOptions {
         path: args.path,
         topics: topics(&settings)?,
+        file_roots: crate::config::file_roots(&settings),
         modality: args.modality,
         limit: args.limit,
         dry_run: args.dry_run,

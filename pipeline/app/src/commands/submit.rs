@@ -22,12 +22,13 @@ pub(super) async fn run(args: Submit, settings: Settings, out: Output) -> Outcom
     ensure_topics(&settings, &settings.pipeline).await?;
     let producer = Producer::new(ProducerConfig::new(&settings.kafka.brokers, &settings.kafka.properties))
         .or_exit(Code::Unavailable)?;
+    let roots = crate::config::file_roots(&settings);
     let mut ids = Vec::new();
     for path in &args.paths {
         let (item, modality) = item(path, args.modality, settings.fetch.payload_bytes_max)?;
         let missing = || Failure::new(Code::Config, format!("no [[pipeline]] has a model for {modality}"));
         let topic = topics.get(&modality).ok_or_else(missing)?;
-        let (id, message) = message_for_item(&item, modality, topic).or_exit(Code::Data)?;
+        let (id, message) = message_for_item(&item, modality, topic, &roots).or_exit(Code::Data)?;
         let place = match args.dry_run {
             true => None,
             false => Some(producer.send(message).await.or_exit(Code::Unavailable)?),
