@@ -89,6 +89,9 @@ pub struct Check {
 /// A dependency that does not answer, and its last words.
 pub type Gone = (&'static str, String);
 
+/// Looks at what the API does not know.
+pub type Checks = dyn Fn(&[Gone]) -> Vec<Check> + Send + Sync;
+
 /// Shared by all requests.
 #[derive(Clone)]
 pub struct ApiState {
@@ -101,7 +104,7 @@ pub struct ApiState {
     /// The text of `/metrics`.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Further lines of `/readyz`, beside the database; told what was found not to answer.
-    pub checks: Arc<dyn Fn(&[Gone]) -> Vec<Check> + Send + Sync>,
+    pub checks: Arc<Checks>,
     /// Limits.
     pub config: ApiConfig,
     /// Serialised answers.

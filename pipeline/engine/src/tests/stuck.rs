@@ -11,7 +11,7 @@ use crate::{Limits, Pipeline, Stats, Step, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -138,13 +138,13 @@ struct Line {
     blocked: Arc<Blocked>,
     stats: Arc<Stats>,
     task: JoinHandle<Result<crate::Summary, Fault>>,
-    _gate: Sender<()>,
+    _gate: SyncSender<()>,
     _device: Device,
 }
 
 /// Starts it and waits until the record is where it stops: at `step`, or written.
 async fn line(step: Option<Step>, gone: bool) -> Line {
-    let (gate_tx, gate) = channel();
+    let (gate_tx, gate) = sync_channel(0);
     let (mut rest, _) = envelope(0, 0).split();
     rest.record.ordinal = 1;
     let record = rest.join(Some(Ok::<_, Rejection>(Payload::Inline(Bytes::from_static(b"1")))));

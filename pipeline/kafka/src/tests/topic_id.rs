@@ -27,7 +27,9 @@ impl Topic {
     }
 
     async fn ensure(&self) {
-        ensure_topics(&self.brokers, &BTreeMap::new(), &[self.name.clone()], 1, 1).await.expect("creates");
+        ensure_topics(&self.brokers, &BTreeMap::new(), std::slice::from_ref(&self.name), 1, 1)
+            .await
+            .expect("creates");
     }
 
     async fn make_anew(&self) {
