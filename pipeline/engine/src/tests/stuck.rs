@@ -131,6 +131,9 @@ impl Model for BlockedModel {
     fn control(&mut self) -> Result<(), Fault> {
         self.1.control()
     }
+    fn fork(&self) -> Box<dyn Model> {
+        Box::new(Self(self.0.clone(), FakeModel::default()))
+    }
 }
 
 /// A line that runs; dropping it lets its threads go.
@@ -159,7 +162,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         gone,
     });
     let model = BlockedModel(blocked.clone(), FakeModel::default());
-    let device = Device::start("stuck", vec![Box::new(model)]).expect("starts");
+    let device = Device::start(1, &[Box::new(model)]).expect("starts");
     let unit =
         UnitLimits { records_max: 1, chunks_max: 8, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
     let pipeline = Pipeline {
