@@ -8,9 +8,14 @@
 )]
 
 mod cli;
+mod commits;
 mod compose;
 mod demo;
+mod drains;
 mod flow;
+mod health;
 mod kills;
+mod proxy;
 mod tidy;
+mod topics;
 mod world;

@@ -1,5 +1,6 @@
 //! A database, topics and a configuration of a test's own.
 
+use crate::proxy::Proxy;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,6 +11,7 @@ pub struct World {
     pub dir: TempDir,
     database: String,
     url: String,
+    brokers: String,
 }
 
 /// The folder of the checkout.
@@ -55,6 +57,11 @@ fn binary() -> PathBuf {
 
 impl World {
     pub fn new(name: &str) -> Self {
+        Self::on(name, &env("KAFKA_BROKERS"))
+    }
+
+    /// With another broker.
+    pub fn on(name: &str, brokers: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
         let database = format!("it_{name}_{stamp}");
@@ -72,7 +79,7 @@ impl World {
             pipelines.concat()
         );
         std::fs::write(dir.path().join("spawn.toml"), config).unwrap();
-        Self { dir, database, url }
+        Self { dir, database, url, brokers: brokers.to_owned() }
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -82,6 +89,7 @@ impl World {
             .arg(self.dir.path().join("spawn.toml"))
             .args(args)
             .env("DATABASE_URL", &self.url)
+            .env("KAFKA_BROKERS", &self.brokers)
             .env_remove("SPAWN_JSON");
         command.stdin(Stdio::null());
         command
@@ -119,18 +127,44 @@ impl World {
     }
 
     pub fn worker(&self, args: &[&str]) -> Worker {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join("worker.log"))
-            .unwrap();
-        let child =
-            self.command(&[&["worker"], args].concat()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Worker(child)
+        self.worker_with(args, &[], "worker")
+    }
+
+    /// With other variables, and a log of this name.
+    pub fn worker_with(&self, args: &[&str], envs: &[(&str, &str)], log: &str) -> Worker {
+        let log = self.dir.path().join(format!("{log}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut command = self.command(&[&["worker"], args].concat());
+        Worker(command.envs(envs.iter().copied()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("worker.log")).unwrap_or_default()
+        self.log_of("worker")
+    }
+
+    pub fn log_of(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// Topic of a pipeline.
+    pub fn topic(&self, kind: &str) -> String {
+        format!("{}.{kind}", self.database)
+    }
+
+    /// Host and port of the database.
+    pub fn database_address(&self) -> String {
+        let (_, rest) = self.url.split_once('@').unwrap();
+        rest.split_once('/').unwrap().0.to_owned()
+    }
+
+    /// The database's URL through a proxy.
+    pub fn database_through(&self, proxy: &Proxy) -> String {
+        self.url.replace(&self.database_address(), &format!("127.0.0.1:{}", proxy.port))
+    }
+
+    /// A psql of its own.
+    pub fn psql(&self, sql: &str) -> Command {
+        psql_command(&self.url, sql)
     }
 
     /// A question to the database whose answer is one value.
@@ -205,10 +239,80 @@ impl Drop for Worker {
     }
 }
 
-fn psql(url: &str, sql: &str) -> String {
+/// An Apache Kafka of a test's own, to be stopped and killed.
+pub struct Kafka {
+    dir: TempDir,
+    port: u16,
+}
+
+impl Kafka {
+    pub fn start() -> Self {
+        // Below the ports of outgoing connections, where a client could be given the server's own port; the controller has the next one.
+        let free = |port: &u16| (0..2).all(|i| std::net::TcpListener::bind(("127.0.0.1", port + i)).is_ok());
+        let port = (21_000..31_000).step_by(2).skip(std::process::id() as usize % 4000).find(free).unwrap();
+        let kafka = Self { dir: TempDir::new().unwrap(), port };
+        kafka.start_again();
+        kafka
+    }
+
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn server(&self, args: &[&str]) {
+        let script = root().join("setup/kafka-server");
+        let status =
+            Command::new(script).arg(args[0]).arg(self.dir.path()).args(&args[1..]).status().unwrap();
+        assert!(status.success(), "kafka-server {args:?}");
+    }
+
+    pub fn start_again(&self) {
+        self.server(&["start", &self.port.to_string()]);
+    }
+
+    pub fn kill(&mut self) {
+        self.server(&["stop", "now"]);
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Status and body; `None` where nobody listens.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn psql_command(url: &str, sql: &str) -> Command {
     let psql = std::env::var("SPAWN_PG_BIN")
         .map_or_else(|_| PathBuf::from("psql"), |bin| Path::new(&bin).join("psql"));
-    let output = Command::new(psql).args([url, "-qAt", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().unwrap();
+    let mut command = Command::new(psql);
+    command.args([url, "-qAt", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+    command
+}
+
+fn psql(url: &str, sql: &str) -> String {
+    let output = psql_command(url, sql).output().unwrap();
     assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -29,4 +29,4 @@ mod tests;
 pub use problem::Problem;
 pub use router::router;
 pub use serve::serve;
-pub use state::{ApiConfig, ApiState, Check, EmbedError, Query, QueryEmbedder, QueryVector};
+pub use state::{ApiConfig, ApiState, Check, EmbedError, Gone, Query, QueryEmbedder, QueryVector};

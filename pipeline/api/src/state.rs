@@ -67,7 +67,7 @@ pub trait QueryEmbedder: Send + Sync {
 }
 
 /// One line of `/readyz`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Check {
     /// What was looked at.
     pub id: &'static str,
@@ -75,7 +75,22 @@ pub struct Check {
     pub ok: bool,
     /// What was found.
     pub found: String,
+    /// The pipeline that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// Steps that do not move, and would not without a restart: what makes `/healthz` fail.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<&'static str>,
+    /// Dependencies that are gone, which a restart would not bring back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<&'static str>,
 }
+
+/// A dependency that does not answer, and its last words.
+pub type Gone = (&'static str, String);
+
+/// Looks at what the API does not know.
+pub type Checks = dyn Fn(&[Gone]) -> Vec<Check> + Send + Sync;
 
 /// Shared by all requests.
 #[derive(Clone)]
@@ -88,8 +103,8 @@ pub struct ApiState {
     pub models: Arc<Vec<Value>>,
     /// The text of `/metrics`.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// Further lines of `/readyz`, beside the database.
-    pub checks: Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
+    /// Further lines of `/readyz`, beside the database; told what was found not to answer.
+    pub checks: Arc<Checks>,
     /// Limits.
     pub config: ApiConfig,
     /// Serialised answers.

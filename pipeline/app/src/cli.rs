@@ -1,6 +1,7 @@
 //! The command line: one enum variant per command, one file per command in `commands/`.
 //!
-//! Data goes to stdout, talk to stderr. Exit codes follow sysexits: 64 usage, 65 data, 69 unavailable, 70 internal, 78 configuration.
+//! Data goes to stdout, talk to stderr. Exit codes follow sysexits: 64 usage, 65 data, 69 unavailable, 70 internal,
+//! 75 not all was settled before the deadline, 78 configuration.
 
 use clap::{Args, Parser, Subcommand};
 use spawn_core::Modality;
@@ -85,6 +86,12 @@ pub enum Command {
     /// Build the vector indexes of loaded generations.
     #[command(after_help = "Examples:\n  spawn index\n  spawn index --modality image")]
     Index(Index),
+    /// Decide about readings that no worker can continue by itself.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  spawn pipelines accept-gap --pipeline text --partition 3 --dry-run\n  spawn pipelines adopt-topic --pipeline text"
+    )]
+    Pipelines(Pipelines),
     /// Check the whole line without starting it: configuration, database, broker, topics, models.
     #[command(after_help = "Examples:\n  spawn check\n  spawn check --json")]
     Check,
@@ -241,6 +248,52 @@ pub struct Index {
     /// Only this modality.
     #[arg(long, value_name = "MODALITY", env = "SPAWN_INDEX_MODALITY")]
     pub modality: Option<Modality>,
+}
+
+/// `spawn pipelines`
+#[derive(Subcommand, Debug)]
+pub enum Pipelines {
+    /// Write off records that retention took before they were read.
+    #[command(
+        after_help = "Examples:\n  spawn pipelines accept-gap --pipeline text --partition 3 --dry-run\n  spawn pipelines accept-gap --pipeline text --partition 3"
+    )]
+    AcceptGap(AcceptGap),
+    /// End the reading of a topic that was deleted, made anew or cut, and begin at the start of what is there now.
+    #[command(
+        after_help = "Examples:\n  spawn pipelines adopt-topic --pipeline text --dry-run\n  spawn pipelines adopt-topic --pipeline text"
+    )]
+    AdoptTopic(AdoptTopic),
+}
+
+/// `spawn pipelines accept-gap`
+#[derive(Args, Debug)]
+pub struct AcceptGap {
+    /// The pipeline.
+    #[arg(long, value_name = "NAME", env = "SPAWN_PIPELINES_PIPELINE")]
+    pub pipeline: String,
+    /// Its topic; that of the configuration without it.
+    #[arg(long, value_name = "TOPIC", env = "SPAWN_PIPELINES_TOPIC")]
+    pub topic: Option<String>,
+    /// The partition.
+    #[arg(long, value_name = "N", env = "SPAWN_PIPELINES_PARTITION")]
+    pub partition: i32,
+    /// Say what would be written off, change nothing.
+    #[arg(long, env = "SPAWN_DRY_RUN")]
+    pub dry_run: bool,
+}
+
+/// `spawn pipelines adopt-topic`
+#[derive(Args, Debug)]
+pub struct AdoptTopic {
+    /// The pipeline.
+    #[arg(long, value_name = "NAME", env = "SPAWN_PIPELINES_PIPELINE")]
+    pub pipeline: String,
+    /// Its topic; that of the configuration without it.
+    #[arg(long, value_name = "TOPIC", env = "SPAWN_PIPELINES_TOPIC")]
+    pub topic: Option<String>,
+    /// Say what would be written off, change nothing.
+    #[arg(long, env = "SPAWN_DRY_RUN")]
+    pub dry_run: bool,
 }
 
 /// `spawn config`

@@ -32,7 +32,7 @@ section!(
     /// Everything; see `config/default.toml`.
     Settings {
         kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, image: Image, audio: Audio, text: Text,
-        models: Models, api: Api, metrics: Metrics, log: Log, pipeline: Vec<Pipeline>,
+        models: Models, api: Api, metrics: Metrics, health: Health, log: Log, pipeline: Vec<Pipeline>,
     }
 );
 section!(
@@ -89,6 +89,10 @@ section!(
 section!(
     /// `[metrics]`
     Metrics { listen: String }
+);
+section!(
+    /// `[health]`
+    Health { stuck_seconds: u64 }
 );
 section!(
     /// `[log]`
@@ -260,6 +264,7 @@ impl Settings {
             ("line.unit_calls", self.line.unit_calls),
             ("line.fetch_window", self.line.fetch_window),
             ("fetch.payload_bytes_max", self.fetch.payload_bytes_max),
+            ("health.stuck_seconds", self.health.stuck_seconds as usize),
         ] {
             if value == 0 {
                 bail!("{key} is 0; it must be at least 1");

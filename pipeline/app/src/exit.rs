@@ -13,6 +13,8 @@ pub enum Code {
     Unavailable = 69,
     /// A bug.
     Internal = 70,
+    /// Stopped at its deadline before all was settled: nothing is lost, and the next owner reads the rest.
+    Unsettled = 75,
     /// The configuration is wrong.
     Config = 78,
 }
@@ -40,6 +42,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { code: Code::Internal, error: error.into() }
     }
+}
+
+/// Ends the process at once, without waiting for threads or running the destructors of libraries.
+pub fn leave(code: u8) -> ! {
+    // SAFETY: it takes a number and does not return.
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 /// Gives any error an exit code.

@@ -167,6 +167,7 @@ impl Runtime {
                 fetch_window: settings.line.fetch_window,
                 unit,
                 drain_max: Duration::from_secs(settings.line.drain_seconds),
+                stuck_after: Duration::from_secs(settings.health.stuck_seconds),
             },
         })
     }
@@ -228,6 +229,7 @@ impl Running {
 pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerConfig {
     let kafka = &settings.kafka;
     ConsumerConfig {
+        pipeline: pipeline.name.clone(),
         brokers: kafka.brokers.clone(),
         group: format!("{}.{}", kafka.group_prefix, pipeline.name),
         topic: pipeline.topic.clone(),

@@ -33,4 +33,4 @@ pub use features::{Array, ArrayData, Features, MediaFacts, Prepared};
 pub use inference::{Embedding, Inference, Inferred, Label, ModelSpec, Pooling, Provenance};
 pub use media::{ContentHash, Media, Modality};
 pub use record::{Claim, ItemId, Job, Origin, Outcome, Payload, Record};
-pub use seams::{Assignment, BoxFuture, Claimed, Event, Model, Sink, Source, Stage, Written};
+pub use seams::{Assignment, BoxFuture, Claimed, Event, Model, Pulse, Sink, Source, Stage, Written};

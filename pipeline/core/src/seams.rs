@@ -6,17 +6,30 @@ use crate::{
 };
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A future that can be a trait object's answer.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A partition that the group gave to this source, not yet read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
     /// The partition.
     pub partition: i32,
     /// Where to start if nobody ever claimed it: a concrete offset, resolved from the watermarks.
     pub first_offset: i64,
+    /// The topic's id, which a topic of the same name that is made later does not have; `None` where the source has none.
+    pub topic_id: Option<Arc<str>>,
+    /// How far the group's own offset is. Only for dashboards, but a store that is behind it was set back.
+    pub committed: Option<i64>,
+}
+
+impl Assignment {
+    /// A partition of a topic without an id.
+    pub fn new(partition: i32, first_offset: i64) -> Self {
+        Self { partition, first_offset, ..Self::default() }
+    }
 }
 
 /// A partition that the sink gave out.
@@ -71,6 +84,15 @@ pub enum Event {
     End,
 }
 
+/// How a source is, for the health of its line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// Time since whatever reads for it last went round. Small also when there is nothing to read.
+    pub since_polled: Duration,
+    /// Why the brokers do not answer, if they do not.
+    pub trouble: Option<String>,
+}
+
 /// Where records come from. Shared by the intake (`next`, `start`, `reclaim`) and the end of the line (`commit`).
 pub trait Source: Send + Sync {
     /// The next event. Waits until there is one. Called by one task at a time. A systemic fault may be followed by events.
@@ -81,6 +103,15 @@ pub trait Source: Send + Sync {
     fn reclaim(&self, partitions: Vec<i32>) -> BoxFuture<'_, Result<(), Fault>>;
     /// Tells the broker how far we are. Advisory, for lag dashboards; never waits, never fails.
     fn commit(&self, delta: &CheckpointDelta);
+    /// Waits until it is certain that everything read before this call came from the topic that was announced. Asked before each
+    /// write; a fault of class `Operator` means that it was another one, and nothing may be written.
+    fn confirm(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// How it is.
+    fn pulse(&self) -> Pulse {
+        Pulse::default()
+    }
     /// Asks for the end: no more records, then [`Event::End`].
     fn stop(&self);
 }

@@ -1,6 +1,7 @@
 //! Payloads become media: references are fetched in parallel, order is kept.
 
 use crate::budget::Reservation;
+use crate::health::Step;
 use crate::intake::Admitted;
 use crate::meter::Meter;
 use crate::ordered::map_ordered;
@@ -48,6 +49,7 @@ async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted
     let Some(Admitted { payload, mut raw }) = work else {
         return rest.join(None::<Result<_, Refusal>>);
     };
+    let _working = stats.health.begin(Step::Fetch);
     let started = Instant::now();
     let hint = rest.job.media_type.clone();
     let fetched = fetch.fetch(payload, hint).await;

@@ -4,6 +4,7 @@
 //! runs, the next is ready.
 
 use crate::device::DeviceHandle;
+use crate::health::Step;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
 use crate::steps::reached;
@@ -118,8 +119,10 @@ impl Infer {
     ) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let count = features.len();
         let started = Instant::now();
+        let working = self.stats.health.begin(Step::Infer);
         // A fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
         let answer = self.device.infer(&self.spec.name, features).await;
+        drop(working);
         let answer = answer.map_err(|fault| Fault { class: FaultClass::Operator, ..fault })?;
         self.meter.add_cpu(answer.cpu);
         self.stats.called(&self.spec.name, &self.spec.device, count, padding, answer.took);

@@ -6,14 +6,15 @@
 use crate::budget::{Budget, Reservation};
 use crate::claims::Claims;
 use crate::fetch::Fetch;
+use crate::health::{Step, retry};
 use crate::meter::{Meter, State};
 use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{
-    Assignment, Entry, Envelope, Event, Fault, FaultClass, Hold, Mark, Payload, Rejection, Sink, Source,
+    Assignment, Claimed, Entry, Envelope, Event, Fault, FaultClass, Hold, Mark, Payload, Rejection, Sink,
+    Source,
 };
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
 /// A payload with room for its bytes.
@@ -70,14 +71,7 @@ impl Intake {
                     }
                 }
                 Ok(Event::OutOfRange { partition, position, available: (low, high) }) => {
-                    return Err(Fault::new(
-                        FaultClass::Operator,
-                        "kafka",
-                        format!(
-                            "partition {partition} has offsets {low} to {high}, the stored position is {position}: records were \
-                             lost to retention or the topic was made anew; decide before restarting"
-                        ),
-                    ));
+                    return Err(self.out_of_range(partition, position, (low, high)));
                 }
                 Ok(Event::End) => return Ok(()),
                 Err(fault) if fault.class == FaultClass::Operator => return Err(fault),
@@ -102,13 +96,52 @@ impl Intake {
     }
 
     async fn claim(&self, wanted: Vec<Assignment>) -> Result<(), Fault> {
-        let claimed = retry("claim", || self.sink.claim(wanted.clone())).await?;
+        let health = &self.stats.health;
+        let claimed = retry(health, "claim", || async {
+            let _working = health.begin(Step::Claim);
+            self.sink.claim(wanted.clone()).await
+        });
+        let claimed = claimed.await?;
         for c in &claimed {
             tracing::info!(pipeline = %self.stats.pipeline, partition = c.partition, position = c.position, epoch = c.claim.epoch, "partition claimed");
         }
+        self.notice_set_back(&wanted, &claimed);
         self.claims.insert(&claimed);
         reached("claimed");
-        retry("start", || self.source.start(claimed.clone())).await
+        retry(health, "start", || self.source.start(claimed.clone())).await
+    }
+
+    /// A store that is behind the group's own offset was set back, or lost the checkpoint. What lies between is read again as far as the
+    /// topic has it, so this is told and no more.
+    fn notice_set_back(&self, wanted: &[Assignment], claimed: &[Claimed]) {
+        for c in claimed {
+            let committed = wanted.iter().find(|w| w.partition == c.partition).and_then(|w| w.committed);
+            let Some(committed) = committed.filter(|committed| *committed > c.position) else { continue };
+            self.stats.set_back();
+            tracing::warn!(
+                pipeline = %self.stats.pipeline, partition = c.partition, position = c.position, committed,
+                "the checkpoint is behind the group's offset: was the database restored? records are read again"
+            );
+        }
+    }
+
+    fn out_of_range(&self, partition: i32, position: i64, (low, high): (i64, i64)) -> Fault {
+        let pipeline = &self.stats.pipeline;
+        let advice = if position < low {
+            format!(
+                "retention has taken what lay before: to write it off run `spawn pipelines accept-gap --pipeline {pipeline} --partition \
+                 {partition}`"
+            )
+        } else {
+            format!(
+                "the topic was cut or made anew: to end this reading and begin from the start of what is there run `spawn pipelines \
+                 adopt-topic --pipeline {pipeline}`"
+            )
+        };
+        let detail = format!(
+            "partition {partition} has offsets {low} to {high}, the stored position is {position}; {advice}, then start the worker again"
+        );
+        Fault::new(FaultClass::Operator, "kafka", detail)
     }
 
     /// Sends a mark after the last record of each revoked partition; once all are written, the source learns of it.
@@ -132,23 +165,5 @@ impl Intake {
     async fn send(&self, out: &Sender<Entry<Admitted>>, entry: Entry<Admitted>) -> Result<(), ()> {
         self.meter.add_items(u64::from(matches!(entry, Entry::Item(_))));
         self.meter.during(State::Blocked, out.send(entry)).await.map_err(drop)
-    }
-}
-
-/// Tries again with growing waits (0.1 to 5 s) for as long as the dependency is gone. Other faults are handed on.
-pub async fn retry<T, F>(what: &'static str, mut attempt: impl FnMut() -> F) -> Result<T, Fault>
-where
-    F: Future<Output = Result<T, Fault>>,
-{
-    let mut wait = Duration::from_millis(100);
-    loop {
-        match attempt().await {
-            Err(fault) if fault.class == FaultClass::Systemic => {
-                tracing::warn!(what, %fault, wait_seconds = wait.as_secs_f64(), "dependency gone, everything is kept");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
-            }
-            other => return other,
-        }
     }
 }

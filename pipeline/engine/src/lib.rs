@@ -15,7 +15,7 @@
 //! - [`mod@write`]: commit unit -> sink, then progress to the source
 //!
 //! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference thread),
-//! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
+//! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@health`] (what moves), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
 
 pub mod admit;
 pub mod batcher;
@@ -25,6 +25,7 @@ pub mod claims;
 pub mod crew;
 pub mod device;
 pub mod fetch;
+pub mod health;
 pub mod infer;
 pub mod intake;
 pub mod meter;
@@ -43,6 +44,7 @@ pub use budget::Budget;
 pub use crew::Crew;
 pub use device::{Device, DeviceHandle};
 pub use fetch::Fetch;
+pub use health::{Health, HealthReading, Step, StepHealth};
 pub use meter::{Meter, MeterReading, State};
 pub use pipeline::{Limits, Pipeline, Summary};
 pub use telemetry::Stats;

@@ -34,6 +34,8 @@ pub struct Limits {
     pub unit: UnitLimits,
     /// Longest time from the stop to the end; what is not written by then is read again by the next owner.
     pub drain_max: Duration,
+    /// A step that has work and finishes nothing for so long is stuck.
+    pub stuck_after: Duration,
 }
 
 /// One topic, one stage, one model, one generation of rows.
@@ -65,6 +67,8 @@ pub struct Pipeline {
 /// What a pipeline did, in total.
 #[derive(Clone, Debug)]
 pub struct Summary {
+    /// Whether all that was taken in is written, or belongs to somebody else. The rest is read again by the next owner.
+    pub drained: bool,
     /// Records taken in.
     pub taken: u64,
     /// Results, rejected, skipped, deferred.
@@ -76,7 +80,9 @@ pub struct Summary {
 impl Pipeline {
     /// Counters for this pipeline, to be handed to [`Pipeline::run`] and shown while it runs.
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::new(Stats::new(&self.name, VERBS.map(|verb| Arc::new(Meter::new(verb))).to_vec()))
+        let stats = Stats::new(&self.name, VERBS.map(|verb| Arc::new(Meter::new(verb))).to_vec());
+        stats.health.attach(Arc::downgrade(&self.source), self.limits.stuck_after);
+        Arc::new(stats)
     }
 
     /// Runs until the source ends, after `stop` or by itself. An error is a fault that needs an operator or a restart; nothing is lost
@@ -89,7 +95,7 @@ impl Pipeline {
         let (source, drain_max) = (self.source.clone(), self.limits.drain_max);
         let mut verbs = self.start(&stats);
         let mut stop = Box::pin(stop);
-        let mut deadline = None;
+        let (mut deadline, mut drained) = (None, false);
         loop {
             tokio::select! {
                 () = &mut stop, if deadline.is_none() => {
@@ -101,16 +107,24 @@ impl Pipeline {
                     break;
                 }
                 ended = verbs.join_next() => match ended {
-                    None => break,
-                    Some(Ok(Ok(Verb::Last))) => break,
+                    None => {
+                        drained = true;
+                        break;
+                    }
+                    Some(Ok(Ok(Verb::Last))) => {
+                        drained = true;
+                        break;
+                    }
                     Some(Ok(Ok(Verb::Inner))) => {}
                     Some(Ok(Err(fault))) => return Err(fault),
                     Some(Err(panic)) => return Err(Fault::new(FaultClass::Operator, "line", panic)),
                 },
             }
         }
+        stats.drained.store(drained, std::sync::atomic::Ordering::Relaxed);
         verbs.shutdown().await;
         Ok(Summary {
+            drained,
             taken: stats.taken.load(std::sync::atomic::Ordering::Relaxed),
             outcomes: stats.read_outcomes(),
             stages: stats.meters.iter().map(|m| (m.stage, m.read())).collect(),

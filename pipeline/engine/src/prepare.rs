@@ -3,6 +3,7 @@
 use crate::admit::Decodable;
 use crate::crew::Crew;
 use crate::fetch::Fetched;
+use crate::health::Step;
 use crate::meter::{Meter, thread_cpu};
 use crate::ordered::map_ordered;
 use crate::steps::reached;
@@ -50,7 +51,8 @@ async fn prepare_one(workers: Arc<Workers>, envelope: Envelope<Decodable>) -> En
         return rest.join(None::<Result<_, Rejection>>);
     };
     let content = media.content;
-    let crew = workers.crew.clone();
+    let (crew, stats) = (workers.crew.clone(), workers.stats.clone());
+    let _working = stats.health.begin(Step::Prepare);
     let result = crew.run(move |worker| workers.process(worker, &media)).await;
     let result = result.unwrap_or_else(|panic| Err(Rejection::new("prepare", "stage.panic", panic)));
     if let Ok(prepared) = &result {

@@ -1,11 +1,12 @@
 //! The metrics of the line, and the counters that progress bars and reports read. Names are documented in `docs/metrics.md`.
 
 use crate::budget::Budget;
+use crate::health::Health;
 use crate::meter::{Meter, MeterReading};
 use metrics::{counter, gauge, histogram};
 use spawn_core::Hold;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What one pipeline has done so far. Shared with whoever shows it.
@@ -33,6 +34,10 @@ pub struct Stats {
     pub first_taken_ms: AtomicU64,
     /// Milliseconds since 1970 of the last commit; 0 before the first.
     pub last_commit_ms: AtomicU64,
+    /// The line has ended, and all that it took in is written or belongs to somebody else.
+    pub drained: AtomicBool,
+    /// What moves, and what does not.
+    pub health: Health,
 }
 
 impl Stats {
@@ -50,6 +55,8 @@ impl Stats {
             batches: AtomicU64::new(0),
             first_taken_ms: AtomicU64::new(0),
             last_commit_ms: AtomicU64::new(0),
+            drained: AtomicBool::new(false),
+            health: Health::default(),
         }
     }
 
@@ -96,6 +103,11 @@ impl Stats {
 
     pub(crate) fn media_seconds(&self, seconds: f64) {
         self.media_ms.fetch_add((seconds * 1e3) as u64, Relaxed);
+    }
+
+    /// A claim found the store behind the group's offset.
+    pub(crate) fn set_back(&self) {
+        counter!("spawn_checkpoint_set_back_total", "pipeline" => self.pipeline.to_string()).increment(1);
     }
 
     pub(crate) fn rejected(&self, code: &str) {
@@ -158,6 +170,12 @@ pub async fn report(
                 .set(starved);
             gauge!("spawn_stage_blocked_ratio", "pipeline" => pipeline.clone(), "stage" => meter.stage)
                 .set(blocked);
+        }
+        for step in stats.health.read(&[]).steps {
+            gauge!("spawn_stage_stuck", "pipeline" => pipeline.clone(), "stage" => step.step.name())
+                .set(f64::from(u8::from(step.stuck)));
+            gauge!("spawn_stage_oldest_seconds", "pipeline" => pipeline.clone(), "stage" => step.step.name())
+                .set(step.oldest.as_secs_f64());
         }
         for (stage, probe) in &queues {
             let Some((items, capacity)) = probe() else { continue };

@@ -1,5 +1,7 @@
 //! The whole line against a source and a sink in memory, which keep the contract of their seams and misbehave as told.
 
+mod stuck;
+
 use crate::budget::Budget;
 use crate::crew::Crew;
 use crate::device::Device;
@@ -34,8 +36,7 @@ impl MemorySource {
     }
 
     fn announce(&self, partitions: Vec<i32>) {
-        let wanted =
-            partitions.into_iter().map(|partition| Assignment { partition, first_offset: 0 }).collect();
+        let wanted = partitions.into_iter().map(|partition| Assignment::new(partition, 0)).collect();
         self.push(Event::Assigned(wanted));
     }
 
@@ -205,7 +206,12 @@ async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
         sink,
         raw: Budget::new("raw", 64 << 10),
         decoded: Budget::new("decoded", 16 << 10),
-        limits: Limits { fetch_window: 64, unit, drain_max: Duration::from_secs(5) },
+        limits: Limits {
+            fetch_window: 64,
+            unit,
+            drain_max: Duration::from_secs(5),
+            stuck_after: Duration::from_secs(30),
+        },
     };
     let stats = pipeline.stats();
     let run = pipeline.run(stats, std::future::pending());

@@ -4,7 +4,7 @@
 //! sink compares positions. A partition that turns out to belong to somebody else loses its line and is claimed again.
 
 use crate::claims::Claims;
-use crate::intake::retry;
+use crate::health::{Step, retry};
 use crate::meter::{Meter, State};
 use crate::steps::reached;
 use crate::telemetry::Stats;
@@ -44,7 +44,14 @@ impl Write {
     async fn write(&self, batch: &Batch<Inferred>) -> Result<(), Fault> {
         let started = Instant::now();
         reached("writing");
-        let written = retry("write", || self.sink.write(batch)).await?;
+        let health = &self.stats.health;
+        // The topic may have been made anew since these records were polled: then they are not what their positions say.
+        retry(health, "confirm", || self.source.confirm()).await?;
+        let written = retry(health, "write", || async {
+            let _working = health.begin(Step::Write);
+            self.sink.write(batch).await
+        });
+        let written = written.await?;
         reached("written");
         self.stats.stage_took("write", started.elapsed());
         let mut delta = batch.delta.clone();

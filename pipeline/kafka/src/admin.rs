@@ -2,6 +2,7 @@
 
 use crate::config::admin;
 use crate::errors::fault;
+use crate::topic_id::Asker;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -50,18 +51,38 @@ pub async fn ensure_topics(
     Ok(())
 }
 
+/// The topic's id, which another topic of the same name does not have; `None` where the brokers tell none.
+pub async fn topic_id(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topic: &str,
+) -> Result<Option<String>, Fault> {
+    let (client, topic) = (admin(brokers, properties), topic.to_owned());
+    asked(move || Asker::new(client.create()?, topic).ask()).await
+}
+
 /// The next offset to be written of every partition of a topic.
 pub async fn end_offsets(
     brokers: &str,
     properties: &BTreeMap<String, String>,
     topic: &str,
 ) -> Result<BTreeMap<i32, i64>, Fault> {
+    let all = watermarks(brokers, properties, topic).await?;
+    Ok(all.into_iter().map(|(partition, (_, high))| (partition, high)).collect())
+}
+
+/// The first offset and the next one to be written of every partition of a topic.
+pub async fn watermarks(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topic: &str,
+) -> Result<BTreeMap<i32, (i64, i64)>, Fault> {
     let (client, topic) = (admin(brokers, properties), topic.to_owned());
     asked(move || {
         let consumer: BaseConsumer = client.create()?;
         let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_MAX)?;
         let partitions = metadata.topics().iter().flat_map(|t| t.partitions()).map(|p| p.id());
-        partitions.map(|p| Ok((p, consumer.fetch_watermarks(&topic, p, ANSWER_MAX)?.1))).collect()
+        partitions.map(|p| Ok((p, consumer.fetch_watermarks(&topic, p, ANSWER_MAX)?))).collect()
     })
     .await
 }

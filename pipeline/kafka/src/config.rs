@@ -15,6 +15,8 @@ pub enum Start {
 /// Settings of one pipeline's consumer.
 #[derive(Clone, Debug)]
 pub struct ConsumerConfig {
+    /// Name of the pipeline, for what people are told.
+    pub pipeline: String,
     /// Bootstrap brokers.
     pub brokers: String,
     /// Consumer group.
@@ -38,6 +40,7 @@ pub struct ConsumerConfig {
 impl Default for ConsumerConfig {
     fn default() -> Self {
         Self {
+            pipeline: String::new(),
             brokers: String::new(),
             group: String::new(),
             topic: String::new(),

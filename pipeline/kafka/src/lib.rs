@@ -5,6 +5,7 @@
 //! - [`mod@source`]: [`KafkaSource`], the seam that the line sees
 //! - `poll`: the thread behind it, the only one that touches the consumer; `rebalance`: what the group tells it; `wishes`: what the
 //!   line tells it; `stamp`: messages become records; `outbox`: events on their way to the line
+//! - `topic_id`: whether the topic is still the one that was announced
 //! - [`mod@job`]: what a record asks for (CloudEvents binary and structured, plain JSON, bare media)
 //! - [`mod@message`], [`mod@producer`]: jobs on their way to Kafka; success only by delivery report
 //! - [`mod@admin`]: topics, offsets; [`mod@version`]: the broker's release; [`mod@embedded`]: a broker inside the process
@@ -23,13 +24,14 @@ mod rebalance;
 pub mod source;
 mod stamp;
 mod telemetry;
+mod topic_id;
 pub mod version;
 mod wishes;
 
 #[cfg(test)]
 mod tests;
 
-pub use admin::{end_offsets, ensure_topics, partitions};
+pub use admin::{end_offsets, ensure_topics, partitions, topic_id, watermarks};
 pub use config::{ConsumerConfig, ProducerConfig, Start};
 pub use embedded::EmbeddedBroker;
 pub use message::{JobMessage, Message};

@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn an_assignment_does_not_wait_behind_records() {
         let (outbox, events_rx) = full();
-        outbox.post(Event::Assigned(vec![Assignment { partition: 2, first_offset: 0 }]));
+        outbox.post(Event::Assigned(vec![Assignment::new(2, 0)]));
         assert_eq!(heard(&outbox, events_rx), ["9@0", "assigned", "0@0", "1@0", "0@1", "1@1", "0@2", "1@2"]);
     }
 

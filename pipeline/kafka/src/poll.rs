@@ -6,9 +6,11 @@
 
 use crate::config::{ConsumerConfig, Start};
 use crate::errors::fault;
-use crate::rebalance::{Client, Owned, Reading, lock, unassign};
+use crate::rebalance::{Client, Owned, Reading, committed, lock, unassign};
+use crate::source::Rounds;
 use crate::stamp::stamp;
 use crate::telemetry::{self, PollTimes};
+use crate::topic_id::TopicWatch;
 use crate::wishes::Wishes;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -36,6 +38,10 @@ pub(crate) struct Poller {
     config: ConsumerConfig,
     topic: Arc<str>,
     wishes: Arc<Mutex<Wishes>>,
+    topic_watch: Arc<TopicWatch>,
+    /// The question for the topic's id whose answer is awaited.
+    question: Option<u64>,
+    rounds: Arc<Rounds>,
     paused: bool,
     /// The client said that some position is not in the topic; which one is to be found out.
     out_of_range: bool,
@@ -46,7 +52,11 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    pub(crate) fn new(consumer: Client, config: ConsumerConfig, wishes: Arc<Mutex<Wishes>>) -> Self {
+    pub(crate) fn new(
+        consumer: Client,
+        config: ConsumerConfig,
+        (wishes, topic_watch, rounds): (Arc<Mutex<Wishes>>, Arc<TopicWatch>, Arc<Rounds>),
+    ) -> Self {
         let topic = config.topic.as_str().into();
         let now = Instant::now();
         Self {
@@ -54,6 +64,9 @@ impl Poller {
             config,
             topic,
             wishes,
+            topic_watch,
+            question: None,
+            rounds,
             paused: false,
             out_of_range: false,
             turn: 0,
@@ -68,7 +81,9 @@ impl Poller {
         while self.obey() && self.consumer.context().outbox.deliver() {
             self.regulate();
             self.poll();
+            self.rounds.went_round();
             if Instant::now() >= self.retry_at && !self.stopping() {
+                self.tell_made_anew();
                 self.announce();
                 self.find_out_of_range();
             }
@@ -177,15 +192,23 @@ impl Poller {
         if waiting.is_empty() {
             return;
         }
+        let Some(topic_id) = self.topic_id() else { return };
         // Another one first each time: those without a leader must not stand before the others for ever.
         self.turn = (self.turn + 1) % waiting.len();
         waiting.rotate_left(self.turn);
+        let context = self.consumer.context();
         let watermarks = self.watermarks(&waiting);
+        let committed = committed(&self.consumer, &self.topic, &waiting);
         let mut owned = lock(&context.owned);
         let first = |low, high| if self.config.start == Start::Latest { high } else { low };
         let wanted: Vec<Assignment> = watermarks
             .into_iter()
-            .map(|(partition, (low, high))| Assignment { partition, first_offset: first(low, high) })
+            .map(|(partition, (low, high))| Assignment {
+                partition,
+                first_offset: first(low, high),
+                topic_id: topic_id.clone(),
+                committed: committed.get(&partition).copied(),
+            })
             .inspect(|a| owned.extend([(a.partition, Owned::Announced)]))
             .collect();
         drop(owned);
@@ -194,6 +217,31 @@ impl Poller {
         }
         if !wanted.is_empty() {
             context.outbox.post(Event::Assigned(wanted));
+        }
+    }
+
+    /// The topic's id, if it has one, as of after the first of these calls; `None` until there is an answer, and when there is none.
+    fn topic_id(&mut self) -> Option<Option<Arc<str>>> {
+        let number = *self.question.get_or_insert_with(|| self.topic_watch.ask());
+        let answer = self.topic_watch.announce(number)?;
+        self.question = None;
+        match answer {
+            Ok(id) => Some(id),
+            Err(fault) => {
+                self.consumer.context().outbox.fault(fault);
+                self.retry_at = Instant::now() + RETRY_AFTER;
+                None
+            }
+        }
+    }
+
+    /// While nothing is written nobody asks for a confirmation: a topic that was made anew is told from here.
+    fn tell_made_anew(&mut self) {
+        if let Err(fault) = self.topic_watch.judge()
+            && fault.class == FaultClass::Operator
+        {
+            self.consumer.context().outbox.fault(fault);
+            self.retry_at = Instant::now() + RETRY_AFTER;
         }
     }
 
@@ -297,6 +345,9 @@ impl Poller {
     /// invalid ones are told and taken out, the others are set going again where they were.
     fn find_out_of_range(&mut self) {
         if !self.out_of_range {
+            return;
+        }
+        if self.topic_id().is_none() {
             return;
         }
         let context = self.consumer.context();

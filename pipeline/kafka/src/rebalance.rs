@@ -12,7 +12,7 @@ use crate::outbox::{Outbox, Parcel};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use spawn_core::{Claim, Event, Hold};
 use std::collections::BTreeMap;
@@ -24,6 +24,9 @@ use tokio::sync::mpsc::Sender;
 
 /// Longest wait for the line to write what it has of revoked partitions.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// Longest wait for the group's offsets. Other partitions stand still meanwhile.
+const COMMITTED_MAX: Duration = Duration::from_secs(1);
 
 /// The consumer with our callbacks.
 pub(crate) type Client = BaseConsumer<Group>;
@@ -118,6 +121,25 @@ pub(crate) fn unassign(consumer: &Client, partitions: &[i32]) -> KafkaResult<()>
         }
     }
     consumer.incremental_unassign(&list)
+}
+
+/// What the group has committed, as far as it answers in time: only to notice a store that was set back.
+pub(crate) fn committed(consumer: &Client, topic: &str, partitions: &[i32]) -> BTreeMap<i32, i64> {
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition(topic, *partition);
+    }
+    match consumer.committed_offsets(list, COMMITTED_MAX) {
+        Ok(answered) => {
+            let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+            let elements = answered.elements();
+            elements.iter().filter_map(|e| Some((e.partition(), offset(e.offset())?))).collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the group's offsets are not known");
+            BTreeMap::new()
+        }
+    }
 }
 
 impl ClientContext for Group {

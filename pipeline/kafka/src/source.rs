@@ -5,13 +5,14 @@ use crate::errors::fault;
 use crate::outbox::Parcel;
 use crate::poll::Poller;
 use crate::rebalance::{Group, lock};
+use crate::topic_id::TopicWatch;
 use crate::wishes::Wishes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use spawn_core::{BoxFuture, CheckpointDelta, Claimed, Event, Fault, FaultClass, Source};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use spawn_core::{BoxFuture, CheckpointDelta, Claimed, Event, Fault, FaultClass, Pulse, Source};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex as StdMutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 
 /// Events between the poll thread and the line; each has at most [`crate::outbox::RECORDS_PER_EVENT`] records.
@@ -25,8 +26,27 @@ pub struct KafkaSource {
     events_rx: Mutex<mpsc::Receiver<Parcel>>,
     queued_bytes: Arc<AtomicUsize>,
     stopped: AtomicBool,
+    topic: Arc<TopicWatch>,
+    rounds: Arc<Rounds>,
     /// Disconnected once the thread has left the group and closed the consumer.
     closed_rx: StdMutex<Receiver<()>>,
+}
+
+/// When the poll thread last went round.
+pub(crate) struct Rounds {
+    started: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Rounds {
+    /// Called by the poll thread, each time.
+    pub(crate) fn went_round(&self) {
+        self.last_ms.store(self.started.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    fn since_last(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Relaxed)))
+    }
 }
 
 impl std::fmt::Debug for KafkaSource {
@@ -47,7 +67,10 @@ impl KafkaSource {
         let queued_bytes = consumer.context().outbox.queued_bytes();
         let wishes = Arc::<StdMutex<Wishes>>::default();
         let (closed_tx, closed_rx) = sync_channel::<()>(1);
-        let poller = Poller::new(consumer, config.clone(), wishes.clone());
+        let topic = Arc::new(TopicWatch::start(&config)?);
+        let rounds = Arc::new(Rounds { started: Instant::now(), last_ms: AtomicU64::new(0) });
+        let shared = (wishes.clone(), topic.clone(), rounds.clone());
+        let poller = Poller::new(consumer, config.clone(), shared);
         // Not joined: a close that hangs must not hang us. `closed_rx` tells when it is through.
         std::thread::Builder::new()
             .name(format!("poll-{}", config.group))
@@ -63,6 +86,8 @@ impl KafkaSource {
             events_rx: Mutex::new(events_rx),
             queued_bytes,
             stopped: AtomicBool::new(false),
+            topic,
+            rounds,
             closed_rx: StdMutex::new(closed_rx),
         })
     }
@@ -111,6 +136,14 @@ impl Source for KafkaSource {
     fn commit(&self, delta: &CheckpointDelta) {
         let positions = delta.iter().map(|(partition, span)| (*partition, (span.claim, span.to)));
         lock(&self.wishes).commit.extend(positions);
+    }
+
+    fn confirm(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(self.topic.confirm())
+    }
+
+    fn pulse(&self) -> Pulse {
+        Pulse { since_polled: self.rounds.since_last(), trouble: self.topic.trouble() }
     }
 
     fn stop(&self) {

@@ -1,6 +1,7 @@
 //! Parsing by table. The source runs against librdkafka's mock cluster in `source`.
 
 mod source;
+mod topic_id;
 
 use crate::job::{Raw, parse};
 use bytes::Bytes;

@@ -33,6 +33,8 @@ pub struct PartitionAudit {
     pub topic: String,
     /// The topic's id, where the broker told it.
     pub topic_id: Option<String>,
+    /// An operator has ended this reading: the topic was made anew, and another one reads that.
+    pub ended: bool,
     /// The partition.
     pub partition: i32,
     /// Where the first claim started.
@@ -115,8 +117,14 @@ impl Store {
         letters(&mut transaction, &sources, &mut found).await?;
         transaction.commit().await?;
         let mut partitions: Vec<PartitionAudit> = found.into_values().collect();
-        partitions
-            .sort_by(|a, b| (&a.pipeline, &a.topic, a.partition).cmp(&(&b.pipeline, &b.topic, b.partition)));
+        partitions.sort_by(|a, b| {
+            (&a.pipeline, &a.topic, !a.ended, a.partition).cmp(&(
+                &b.pipeline,
+                &b.topic,
+                !b.ended,
+                b.partition,
+            ))
+        });
         let ok =
             partitions.iter().all(|p| p.missing.is_empty() && p.doubled.is_empty() && p.holes.is_empty());
         Ok(AuditReport { ok, snapshot_at, partitions })
@@ -124,19 +132,20 @@ impl Store {
 }
 
 async fn partitions(connection: &mut PgConnection, pipeline: Option<&str>) -> Result<Found, StoreError> {
-    type Row = (i32, i32, String, String, Option<String>, i64, i64);
+    type Row = (i32, i32, String, String, Option<String>, bool, i64, i64);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT c.source, c.partition, s.pipeline, s.topic, s.topic_id, c.first_offset, c.next_offset
+        "SELECT c.source, c.partition, s.pipeline, s.topic, s.topic_id, s.retired_at IS NOT NULL, c.first_offset, c.next_offset
            FROM spawn.checkpoint c JOIN spawn.source s ON s.id = c.source WHERE $1::text IS NULL OR s.pipeline = $1",
     )
     .bind(pipeline)
     .fetch_all(connection)
     .await?;
-    let read = |(source, partition, pipeline, topic, topic_id, first_offset, next_offset): Row| {
+    let read = |(source, partition, pipeline, topic, topic_id, ended, first_offset, next_offset): Row| {
         let audit = PartitionAudit {
             pipeline,
             topic,
             topic_id,
+            ended,
             partition,
             first_offset,
             next_offset,

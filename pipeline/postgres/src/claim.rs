@@ -3,7 +3,8 @@
 //! The claim has to wait for a write that holds the partition's row, and that is how it learns what became of it. Nobody may hold the
 //! row for long, though: whoever does after [`PATIENCE`] is ended.
 
-use crate::errors::{fault, sqlstate};
+use crate::errors::{OTHER_SPEC, OTHER_TOPIC, fault, sqlstate};
+use crate::identity::PipelineIdentity;
 use crate::sink::PgSink;
 use spawn_core::{Assignment, Claim, Claimed, Fault, FaultClass};
 use sqlx::types::Uuid;
@@ -22,24 +23,26 @@ pub(crate) async fn claim(sink: &PgSink, wanted: Vec<Assignment>) -> Result<Vec<
     let partitions: Vec<i32> = wanted.iter().map(|w| w.partition).collect();
     let first: Vec<i64> = wanted.iter().map(|w| w.first_offset).collect();
     let tokens: Vec<Uuid> = wanted.iter().map(|_| Uuid::new_v4()).collect();
+    let topic_id = wanted.iter().find_map(|w| w.topic_id.clone());
     // Known once the claim is under way.
     let backend = AtomicI32::new(0);
     let asked = sink.claimer.ask(async |connection| {
         let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
         backend.store(pid, Relaxed);
-        sqlx::query_as("SELECT * FROM spawn.claim($1, $2, $3, $4, $5)")
+        sqlx::query_as("SELECT * FROM spawn.claim($1, $2, $3, $4, $5, $6)")
             .bind(sink.source)
             .bind(&sink.spec_hash[..])
             .bind(&partitions)
             .bind(&first)
             .bind(&tokens)
+            .bind(topic_id.as_deref())
             .fetch_all(connection)
             .await
     });
     let mut asked = std::pin::pin!(asked);
     let rows: Vec<(i32, i64, i64)> = loop {
         match tokio::time::timeout(PATIENCE, &mut asked).await {
-            Ok(answer) => break answer.map_err(|e| explain(&e, sink))?,
+            Ok(answer) => break answer.map_err(|e| explain(&e, sink, topic_id.as_deref()))?,
             Err(_) => end_blockers(sink, backend.load(Relaxed)).await,
         }
     };
@@ -82,16 +85,33 @@ async fn end_blockers(sink: &PgSink, backend: i32) {
     }
 }
 
-fn explain(error: &sqlx::Error, sink: &PgSink) -> Fault {
-    if sqlstate(error).as_deref() != Some("SP004") {
-        return fault(error);
-    }
+fn explain(error: &sqlx::Error, sink: &PgSink, topic_id: Option<&str>) -> Fault {
     let stored = error
         .as_database_error()
         .and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
         .and_then(|e| e.detail())
-        .unwrap_or_default()
-        .to_owned();
+        .unwrap_or_default();
+    match sqlstate(error).as_deref() {
+        Some(OTHER_SPEC) => other_spec(sink, stored),
+        Some(OTHER_TOPIC) => other_topic(sink, stored, topic_id.unwrap_or_default()),
+        _ => fault(error),
+    }
+}
+
+fn other_topic(sink: &PgSink, stored: &str, now: &str) -> Fault {
+    let PipelineIdentity { pipeline, topic, .. } = &sink.identity;
+    Fault::new(
+        FaultClass::Operator,
+        "postgres",
+        format!(
+            "topic `{topic}` was made anew: pipeline `{pipeline}` has read the one with id {stored}, this one's id is {now}, and stored \
+             positions mean nothing in it. Nothing of it was written. To end the old reading and begin the new one run `spawn pipelines \
+             adopt-topic --pipeline {pipeline} --topic {topic}`"
+        ),
+    )
+}
+
+fn other_spec(sink: &PgSink, stored: &str) -> Fault {
     let ours = sink.identity.spec();
     // Two specs have the same lines in the same order: show those that differ.
     let differences: Vec<String> = stored

@@ -7,6 +7,11 @@ pub(crate) const ID_CONFLICT: &str = "SP001";
 /// Raised by `spawn.write_batch` at the end of a probe, to undo it.
 pub(crate) const PROBE_DONE: &str = "SP003";
 
+/// Raised by `spawn.claim`: the source belongs to another specification; the detail is that one.
+pub(crate) const OTHER_SPEC: &str = "SP004";
+/// Raised by `spawn.claim`: the topic was made anew; the detail is the id that it had.
+pub(crate) const OTHER_TOPIC: &str = "SP006";
+
 /// What a question to the store may be answered with instead.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -15,6 +15,7 @@
 //! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
 //! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
 //! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
+//! - [`mod@decisions`]: what an operator writes off
 //! - [`mod@errors`]: which fault a driver's error is
 
 mod bisect;
@@ -26,6 +27,7 @@ mod telemetry;
 mod write;
 
 pub mod audit;
+pub mod decisions;
 pub mod errors;
 pub mod identity;
 pub mod index;
@@ -40,6 +42,7 @@ pub mod store;
 mod tests;
 
 pub use audit::{AuditReport, Difference, Gap, PartitionAudit};
+pub use decisions::{Adopted, Reading, WrittenOff};
 pub use errors::StoreError;
 pub use identity::PipelineIdentity;
 pub use migrate::{migrate, pending};

@@ -142,7 +142,7 @@ impl Store {
     pub async fn positions(&self, pipeline: &str, topic: &str) -> Result<BTreeMap<i32, i64>, StoreError> {
         let rows: Vec<(i32, i64)> = sqlx::query_as(
             "SELECT c.partition, c.next_offset FROM spawn.checkpoint c JOIN spawn.source s ON s.id = c.source
-              WHERE s.pipeline = $1 AND s.topic = $2",
+              WHERE s.pipeline = $1 AND s.topic = $2 AND s.retired_at IS NULL",
         )
         .bind(pipeline)
         .bind(topic)

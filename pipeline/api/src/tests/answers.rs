@@ -31,11 +31,27 @@ async fn health_metrics_and_models_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_is_lost_when_one_check_fails() {
     let mut state = state().await;
-    state.checks = Arc::new(|| vec![Check { id: "line", ok: false, found: "stands".into() }]);
+    state.checks =
+        Arc::new(|_| vec![Check { id: "line", ok: false, found: "stands".into(), ..Check::default() }]);
     let response = ask(&router(state), "GET", "/readyz", "", "").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     let found = json_of(response).await;
     assert_eq!((&found["ok"], &found["checks"][0]["ok"]), (&json!(false), &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stuck_ends_liveness_and_what_waits_does_not() {
+    for (stuck, waits_for, alive) in [(vec!["write"], vec![], 503), (vec![], vec!["postgres"], 200)] {
+        let mut state = state().await;
+        let check = Check { id: "line", pipeline: Some("text".into()), stuck, waits_for, ..Check::default() };
+        state.checks = Arc::new(move |_| vec![check.clone()]);
+        let router = router(state);
+        let response = ask(&router, "GET", "/healthz", "", "").await;
+        assert_eq!(response.status(), alive);
+        let found = json_of(response).await;
+        assert_eq!((&found["ok"], &found["checks"][0]["pipeline"]), (&json!(alive == 200), &json!("text")));
+        assert_eq!(ask(&router, "GET", "/readyz", "", "").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

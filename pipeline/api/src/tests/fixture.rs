@@ -74,7 +74,7 @@ pub(super) async fn state() -> ApiState {
         embedder: Arc::new(Fake),
         models: Arc::new(vec![json!({"name": "m"})]),
         metrics: Arc::new(|| "spawn_up 1\n".into()),
-        checks: Arc::new(|| vec![Check { id: "line", ok: true, found: "moves".into() }]),
+        checks: Arc::new(|_| vec![Check { id: "line", ok: true, found: "moves".into(), ..Check::default() }]),
         cache: AnswerCache::new(config.cache_bytes, config.cache_age),
         config,
     }
@@ -119,7 +119,7 @@ pub(super) async fn written(store: &Store) -> Written {
         dimension: 4,
     };
     let sink = PgSink::open(&database(), identity).await.unwrap();
-    let claimed = sink.claim(vec![Assignment { partition: 0, first_offset: 0 }]).await.unwrap()[0];
+    let claimed = sink.claim(vec![Assignment::new(0, 0)]).await.unwrap()[0];
     let envelopes: Vec<_> = (0..3).map(|i| envelope(&own, i, claimed.claim)).collect();
     let ids = envelopes.iter().map(|e| e.job.id.public()).collect();
     let span = PartitionSpan { from: 0, to: 3, claim: claimed.claim, records: 3 };

@@ -9,19 +9,15 @@ use crate::line::{LoadedModel, Runtime};
 use crate::output::Output;
 use crate::telemetry;
 use serde_json::Value;
-use spawn_api::{ApiConfig, ApiState, Check, EmbedError, Query, QueryEmbedder, QueryVector};
+use spawn_api::{ApiConfig, ApiState, Check, EmbedError, Gone, Query, QueryEmbedder, QueryVector};
 use spawn_core::{BoxFuture, Modality};
 use spawn_engine::Stats;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-/// A line that has work and commits nothing for so long is not ready.
-const PROGRESS_MAX: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: Api, settings: Settings, out: Output) -> Outcome {
     let runtime = match args.no_models {
@@ -104,21 +100,35 @@ async fn state(settings: &Settings, runtime: Option<&Runtime>, stats: &[Arc<Stat
         embedder: Arc::new(Queries(runtime.map(Runtime::embedder))),
         models: Arc::new(runtime.map_or_else(Vec::new, |r| r.model_infos.clone())),
         metrics: Arc::new(telemetry::render),
-        checks: Arc::new(move || stats.iter().map(|s| progress(s)).collect()),
+        checks: Arc::new(move |gone| stats.iter().map(|s| progress(s, gone)).collect()),
         cache: spawn_api::cache::AnswerCache::new(config.cache_bytes, config.cache_age),
         config,
     })
 }
 
 /// Ready is what moves, not what is up.
-fn progress(stats: &Stats) -> Check {
-    let waiting = stats.in_flight.load(Relaxed);
-    let idle = stats.seconds_since_progress();
-    let ok = waiting == 0 || idle < PROGRESS_MAX.as_secs_f64();
+fn progress(stats: &Stats, gone: &[Gone]) -> Check {
+    let health = stats.health.read(gone);
+    let stuck = health.stuck();
+    let found = if let Some(step) = health.steps.iter().find(|s| s.stuck) {
+        let (step, seconds) = (step, step.oldest.as_secs_f64());
+        format!(
+            "{} does not move: {} under way, the oldest for {seconds:.0} s",
+            step.step.name(),
+            step.in_flight
+        )
+    } else if let Some((dependency, why)) = health.waits_for.iter().next() {
+        format!("waits for {dependency}: {why}")
+    } else {
+        format!("moves; last commit or first record {:.0} s ago", stats.seconds_since_progress())
+    };
     Check {
         id: "line",
-        ok,
-        found: format!("{}: {waiting} records in the line, last commit {idle:.0} s ago", stats.pipeline),
+        ok: stuck.is_empty() && health.waits_for.is_empty(),
+        found,
+        pipeline: Some(stats.pipeline.to_string()),
+        stuck,
+        waits_for: health.waits_for.into_keys().collect(),
     }
 }
 

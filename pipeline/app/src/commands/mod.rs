@@ -13,6 +13,7 @@ mod index;
 mod ingest;
 mod migrate;
 mod models;
+mod pipelines;
 mod probe;
 mod results;
 mod search;
@@ -43,6 +44,7 @@ pub async fn run(command: Command, loaded: Loaded, out: Output) -> Outcome {
         Command::Embed(args) => embed::run(args, settings, out).await,
         Command::Audit => audit::run(settings, out).await,
         Command::Index(args) => index::run(args, settings, out).await,
+        Command::Pipelines(args) => pipelines::run(args, settings, out).await,
         Command::Check => check::run(settings, out).await,
         Command::Config(Config::Show) => config_show::run(&loaded, out),
         Command::Migrate(args) => migrate::run(args, settings, out).await,

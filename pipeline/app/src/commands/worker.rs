@@ -8,7 +8,11 @@ use crate::output::Output;
 use spawn_engine::Stats;
 use spawn_postgres::Store;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+/// Time for clients to close after the line has ended.
+const LEAVE_MAX: Duration = Duration::from_millis(700);
 
 pub(super) async fn run(args: Worker, settings: Settings, out: Output) -> Outcome {
     let pipelines = chosen(&settings, &args.pipeline)?;
@@ -33,13 +37,42 @@ pub(super) async fn run(args: Worker, settings: Settings, out: Output) -> Outcom
         let (name, _) = ended?;
         return Err(Failure::new(Code::Internal, format!("pipeline {name} ended by itself")));
     }
+    leave_in_time(Duration::from_secs(settings.line.drain_seconds), running.stats.clone());
+    let mut settled = true;
     for (name, summary) in running.finish().await? {
+        settled &= summary.drained;
         let [results, rejected, skipped, deferred] = summary.outcomes;
         out.note(format_args!(
             "{name}: {results} results, {rejected} rejected, {skipped} skipped, {deferred} deferred"
         ));
     }
-    Ok(())
+    settled.then_some(()).ok_or_else(unsettled)
+}
+
+fn unsettled() -> Failure {
+    Failure::new(
+        Code::Unsettled,
+        "stopped before everything in the line was written (line.drain_seconds); nothing is lost, the next owner reads it again",
+    )
+}
+
+/// Ends the process soon after the line's own deadline, on a thread that depends on nothing: a client that hangs while it closes, or a
+/// runtime that waits for it, must not keep us longer.
+fn leave_in_time(drain_max: Duration, stats: Vec<Arc<Stats>>) {
+    let watch = move || {
+        std::thread::sleep(drain_max + LEAVE_MAX);
+        let code = match stats.iter().all(|s| s.drained.load(Relaxed)) {
+            true => 0,
+            false => {
+                tracing::error!("{:#}", unsettled().error);
+                Code::Unsettled as u8
+            }
+        };
+        crate::exit::leave(code)
+    };
+    if let Err(error) = std::thread::Builder::new().name("drain".into()).spawn(watch) {
+        tracing::warn!(%error, "cannot watch over the end");
+    }
 }
 
 /// The pipelines with these names, or all.
@@ -90,7 +123,7 @@ async fn at_end(wanted: bool, settings: Settings, pipelines: Vec<Pipeline>, stat
         for pipeline in &pipelines {
             done &= caught_up(&settings, &store, pipeline).await.unwrap_or(false);
         }
-        if done && stats.iter().all(|s| s.in_flight.load(std::sync::atomic::Ordering::Relaxed) == 0) {
+        if done && stats.iter().all(|s| s.in_flight.load(Relaxed) == 0) {
             return;
         }
     }

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 const TOPIC: &str = "jobs";
 const TOO_LONG: Duration = Duration::from_secs(30);
 
-fn broker(partitions: i32) -> EmbeddedBroker {
+pub(super) fn broker(partitions: i32) -> EmbeddedBroker {
     EmbeddedBroker::start(&[TOPIC.to_owned()], partitions).expect("starts")
 }
 
-fn config(broker: &EmbeddedBroker) -> ConsumerConfig {
+pub(super) fn config(broker: &EmbeddedBroker) -> ConsumerConfig {
     ConsumerConfig {
         brokers: broker.brokers(),
         group: "g".into(),
@@ -48,9 +48,14 @@ fn job(id: u32, payload: Payload) -> Message {
 }
 
 async fn produce(broker: &EmbeddedBroker, ids: std::ops::Range<u32>) {
-    let producer = Producer::new(ProducerConfig::new(&broker.brokers(), &BTreeMap::new())).expect("creates");
+    produce_to(&broker.brokers(), TOPIC, ids).await;
+}
+
+pub(super) async fn produce_to(brokers: &str, topic: &str, ids: std::ops::Range<u32>) {
+    let producer = Producer::new(ProducerConfig::new(brokers, &BTreeMap::new())).expect("creates");
     let sent = ids.map(|id| {
-        let message = job(id, Payload::Inline(format!("text {id}").into()));
+        let message =
+            Message { topic: topic.into(), ..job(id, Payload::Inline(format!("text {id}").into())) };
         let producer = producer.clone();
         tokio::spawn(async move { producer.send(message).await })
     });
@@ -61,11 +66,12 @@ async fn produce(broker: &EmbeddedBroker, ids: std::ops::Range<u32>) {
 
 /// What the line and the sink do, in small: claims with rising epochs, remembers positions as the database would.
 #[derive(Default)]
-struct Line {
+pub(super) struct Line {
     positions: BTreeMap<i32, i64>,
     epoch: i64,
-    records: Vec<Envelope<Payload>>,
-    marks: Vec<(i32, Claim, i64, u64)>,
+    pub(super) records: Vec<Envelope<Payload>>,
+    pub(super) marks: Vec<(i32, Claim, i64, u64)>,
+    pub(super) topic_ids: Vec<Option<String>>,
     owned: BTreeSet<i32>,
     refused: Vec<(i32, i64, (i64, i64))>,
     ended: bool,
@@ -87,6 +93,7 @@ impl Line {
         match event {
             Event::Assigned(wanted) => {
                 self.owned.extend(wanted.iter().map(|a| a.partition));
+                self.topic_ids.extend(wanted.iter().map(|a| a.topic_id.as_deref().map(str::to_owned)));
                 source.start(self.claim(&wanted)).await.expect("starts");
             }
             Event::Records(envelopes) => {
@@ -110,7 +117,7 @@ impl Line {
     }
 
     /// Takes events until `done`.
-    async fn until(&mut self, source: &KafkaSource, done: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&mut self, source: &KafkaSource, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + TOO_LONG;
         while !done(self) {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 async fn the_first_claim_takes_the_first_offset_and_later_ones_the_position() {
     with_db(|db: Db| async move {
         let sink = db.sink().await;
-        let wanted = vec![
-            Assignment { partition: 1, first_offset: 7 },
-            Assignment { partition: 0, first_offset: 100 },
-        ];
+        let wanted = vec![Assignment::new(1, 7), Assignment::new(0, 100)];
         let mut first = sink.claim(wanted.clone()).await.unwrap();
         first.sort_by_key(|c| c.partition);
         assert_eq!(first.iter().map(|c| (c.partition, c.position)).collect::<Vec<_>>(), [(0, 100), (1, 7)]);
@@ -68,7 +65,7 @@ async fn another_specification_is_refused_with_what_differs() {
         let mut other = identity();
         other.model = "m@2".into();
         let sink = PgSink::open(&db.url, other).await.unwrap();
-        let fault = sink.claim(vec![Assignment { partition: 1, first_offset: 0 }]).await.unwrap_err();
+        let fault = sink.claim(vec![Assignment::new(1, 0)]).await.unwrap_err();
         assert_eq!(fault.class, FaultClass::Operator);
         assert!(fault.detail.contains("then `model[3] = m@1`, now `model[3] = m@2`"), "{fault}");
         assert!(fault.detail.contains("another `name`"), "{fault}");

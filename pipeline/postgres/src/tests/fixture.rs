@@ -108,7 +108,7 @@ pub(super) fn identity() -> PipelineIdentity {
 
 /// One partition from offset 0.
 pub(super) async fn claim(sink: &PgSink, partition: i32) -> Claimed {
-    sink.claim(vec![Assignment { partition, first_offset: 0 }]).await.unwrap()[0]
+    sink.claim(vec![Assignment::new(partition, 0)]).await.unwrap()[0]
 }
 
 pub(super) fn inferred(content: &str, vectors: &[[f32; DIMENSION]]) -> Inferred {

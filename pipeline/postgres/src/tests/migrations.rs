@@ -4,7 +4,8 @@ use crate::{migrate, pending};
 #[tokio::test]
 async fn several_processes_migrate_at_once() {
     with_empty_db(|db| async move {
-        assert_eq!(pending(&db.url).await.unwrap().len(), 3);
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
+        assert_eq!(pending(&db.url).await.unwrap().len(), files);
         let all = (0..4).map(|_| {
             let url = db.url.clone();
             tokio::spawn(async move { migrate(&url).await })

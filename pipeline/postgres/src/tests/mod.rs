@@ -3,6 +3,7 @@
 
 mod audit;
 mod claims;
+mod decisions;
 mod fixture;
 mod migrations;
 mod outcomes;
