@@ -112,19 +112,18 @@ pub enum Command {
 impl Command {
     /// Whether it may load models, and wants the process set up for that.
     pub fn runs_models(&self) -> bool {
-        use Command as C;
-        matches!(
-            self,
-            C::Demo(_)
-                | C::Worker(_)
-                | C::Api(_)
-                | C::Search(_)
-                | C::Models
-                | C::Embed(_)
-                | C::Doctor
-                | C::Bench(_)
-        )
+        match self {
+            Self::Search(search) => !is_id(&search.query),
+            Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models | Self::Embed(_) => true,
+            Self::Doctor | Self::Bench(_) => true,
+            _ => false,
+        }
     }
+}
+
+/// Whether a query is the public id of an item.
+pub fn is_id(query: &str) -> bool {
+    query.len() == 32 && query.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// `spawn demo`

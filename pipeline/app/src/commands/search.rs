@@ -2,7 +2,7 @@
 
 use super::embed::embedder;
 use super::probe::read;
-use crate::cli::Search;
+use crate::cli::{Search, is_id};
 use crate::config::Settings;
 use crate::embedder::{Refused, item_vector, modality_of};
 use crate::exit::{Code, Failure, OrExit, Outcome};
@@ -37,10 +37,6 @@ pub(super) async fn run(args: Search, settings: Settings, out: Output) -> Outcom
         out.note(format_args!("{} of {}", found.returned, found.requested));
     }
     Ok(())
-}
-
-fn is_id(query: &str) -> bool {
-    query.len() == 32 && query.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 async fn stored(store: &Store, id: &str) -> Outcome<(Modality, Vec<f32>)> {
