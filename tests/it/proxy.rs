@@ -34,8 +34,8 @@ struct State {
     /// Cuts that are still to be made, and how many were made before and after the server's answer.
     cuts_left: u32,
     cut: [u32; 2],
-    /// Calls that write a commit unit, as far as they were seen.
-    writes: u32,
+    /// Pieces of bytes that came from the server.
+    answers: u64,
     /// From the next write on nothing more goes to the server.
     hold_write: bool,
     held: bool,
@@ -101,9 +101,18 @@ impl Proxy {
         assert!(!timeout.timed_out(), "nothing was written");
     }
 
-    /// Lets a held write go on.
+    /// Lets a held write go on, and waits until the server has answered. The client must be frozen, so that nothing else is answered.
     pub fn release_write(&self) {
-        self.control.change(|state| (state.hold_write, state.held) = (false, false));
+        let mut before = 0;
+        self.control.change(|state| {
+            before = state.answers;
+            (state.hold_write, state.held) = (false, false);
+        });
+        let state = self.control.state.lock().unwrap();
+        let waits = |state: &mut State| state.answers == before;
+        let (_state, timeout) =
+            self.control.changed.wait_timeout_while(state, Duration::from_secs(60), waits).unwrap();
+        assert!(!timeout.timed_out(), "the write was not answered");
     }
 }
 
@@ -151,13 +160,9 @@ impl Control {
     /// Until this piece may go on.
     fn wait(&self, way: Way, write: bool) {
         let mut state = self.state.lock().unwrap();
-        if write {
-            state.writes += 1;
-            if state.hold_write {
-                state.held = true;
-                self.changed.notify_all();
-            }
-        }
+        state.held |= write && state.hold_write;
+        state.answers += u64::from(way == Way::ToClient);
+        self.changed.notify_all();
         let holds = |state: &mut State| {
             state.frozen[way as usize] || (way == Way::ToServer && write && state.hold_write)
         };
