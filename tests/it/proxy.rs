@@ -33,6 +33,8 @@ struct State {
     open: Vec<TcpStream>,
     /// Cuts that are still to be made, and how many were made before and after the server's answer.
     cuts_left: u32,
+    /// The next write may pass: it repeats the one that was cut.
+    spared: bool,
     cut: [u32; 2],
     /// Pieces of bytes that came from the server.
     answers: u64,
@@ -79,7 +81,7 @@ impl Proxy {
         self.control.change(|state| state.delay[way as usize] = delay);
     }
 
-    /// Cuts the connections of the next so many writes, in turn right after the call was sent, and when its answer arrives.
+    /// Cuts the connections of so many of the next writes, every second one, in turn right after the call was sent, and when its answer arrives.
     pub fn cut_writes(&self, count: u32) {
         self.control.change(|state| state.cuts_left = count);
     }
@@ -173,7 +175,8 @@ impl Control {
     /// Whether the connection is to be cut now that the write was sent; every second time only once the server has answered.
     fn cut_due(&self, swallow: &Mutex<bool>) -> bool {
         let mut state = self.state.lock().unwrap();
-        if state.cuts_left == 0 {
+        state.spared = !state.spared && state.cuts_left > 0;
+        if !state.spared {
             return false;
         }
         state.cuts_left -= 1;
