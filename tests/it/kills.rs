@@ -12,7 +12,7 @@ fn assert_all_there(world: &World, count: usize) {
 #[test]
 fn a_worker_killed_five_times_loses_and_doubles_nothing() {
     let world = World::new("kill");
-    let count = 1500;
+    let count = 3000;
     world.ingest_texts(0, count);
     let settled = || match world.count("SELECT count(*) FROM pg_class WHERE relname = 'record'") {
         0 => 0,
@@ -20,7 +20,8 @@ fn a_worker_killed_five_times_loses_and_doubles_nothing() {
     };
     for kill in 1..=5 {
         let before = settled();
-        let worker = world.worker(&["--pipeline", "text"]);
+        // Small units, so that each kill meets a worker in the middle of its work.
+        let worker = world.worker(&["--pipeline", "text", "--set", "line.unit_records=32"]);
         let wanted = before + (count as i64 - before) / (7 - kill);
         world.wait("progress after a kill", 60, || settled() >= wanted);
         worker.signal("-9");
