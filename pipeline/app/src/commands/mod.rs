@@ -76,14 +76,13 @@ fn cluster(settings: &crate::config::Settings) -> spawn_kafka::Cluster {
     spawn_kafka::Cluster { brokers: kafka.brokers.clone(), properties: kafka.properties.clone() }
 }
 
-/// An error of the store as the data's fault where the question was wrong, else as the database's.
+/// An error of the store with the exit code of whoever is at fault: the question, what is stored, or the database.
 fn asked(error: spawn_postgres::StoreError) -> crate::exit::Failure {
-    use spawn_core::FaultClass;
     use spawn_postgres::StoreError;
     let code = match &error {
         StoreError::LetterName(_) | StoreError::Id(_) | StoreError::Cursor => Code::Usage,
-        StoreError::Fault(fault) if fault.class != FaultClass::Operator => Code::Unavailable,
-        StoreError::Fault(fault) if fault.detail.contains("spawn migrate") => Code::Unavailable,
+        // Our own refusals.
+        StoreError::Fault(fault) if !fault.detail.contains("(SQLSTATE SP") => Code::Unavailable,
         _ => Code::Data,
     };
     crate::exit::Failure::new(code, error)
