@@ -73,6 +73,8 @@ pub struct LetterCounts {
     pub purged: i64,
     /// With bytes, but a tombstone or a deletion of their key came later.
     pub superseded: i64,
+    /// With bytes, but of a reading that an operator has ended: they cannot be replayed in place.
+    pub ended: i64,
 }
 
 /// A dead letter with its original bytes.
@@ -197,8 +199,9 @@ impl Store {
         let (code, numbers) = wanted.parameters();
         Ok(sqlx::query_as(
             "SELECT count(*) AS records, count(r.purged_at) AS purged,
-                    count(*) FILTER (WHERE r.superseded_at IS NOT NULL AND r.purged_at IS NULL) AS superseded
-               FROM spawn.rejection r WHERE ($1::text IS NULL OR r.code = $1) AND ($2::bigint[] IS NULL OR r.id = ANY ($2))",
+                    count(*) FILTER (WHERE r.superseded_at IS NOT NULL AND r.purged_at IS NULL) AS superseded,
+                    count(*) FILTER (WHERE s.retired_at IS NOT NULL AND r.purged_at IS NULL) AS ended
+               FROM spawn.rejection r JOIN spawn.source s ON s.id = r.source WHERE ($1::text IS NULL OR r.code = $1) AND ($2::bigint[] IS NULL OR r.id = ANY ($2))",
         )
         .bind(code)
         .bind(numbers)

@@ -26,10 +26,12 @@ pub struct Purge {
 }
 
 impl Store {
-    /// Numbers of the wanted dead letters that have their bytes yet, in rising order after `after`.
+    /// Numbers of the wanted dead letters that have their bytes yet, in rising order after `after`. In place, those of a reading that an
+    /// operator has ended are left out: nobody would take them.
     pub async fn replayable(
         &self,
         wanted: &Wanted,
+        in_place: bool,
         after: i64,
         records_max: i64,
     ) -> Result<Vec<i64>, StoreError> {
@@ -38,12 +40,14 @@ impl Store {
             "SELECT r.id FROM spawn.rejection r
               WHERE r.id > $1 AND r.purged_at IS NULL AND ($2::text IS NULL OR r.code = $2)
                 AND ($3::bigint[] IS NULL OR r.id = ANY ($3))
+                AND NOT ($5 AND EXISTS (SELECT 1 FROM spawn.source s WHERE s.id = r.source AND s.retired_at IS NOT NULL))
               ORDER BY r.id LIMIT $4",
         )
         .bind(after)
         .bind(code)
         .bind(numbers)
         .bind(records_max)
+        .bind(in_place)
         .fetch_all(&self.pool)
         .await?)
     }

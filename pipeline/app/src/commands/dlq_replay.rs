@@ -75,7 +75,7 @@ async fn in_place(
 ) -> Outcome {
     let mut after = 0;
     loop {
-        let numbers = store.replayable(wanted, after, pace.portion() as i64).await.map_err(super::asked)?;
+        let numbers = store.replayable(wanted, true, after, pace.portion() as i64).await.map_err(super::asked)?;
         let Some(last) = numbers.last() else { return Ok(()) };
         after = *last;
         pace.wait(numbers.len()).await;
@@ -103,7 +103,7 @@ async fn to_topic(
         Producer::new(ProducerConfig::new(&kafka.brokers, &kafka.properties)).or_exit(Code::Unavailable)?;
     let mut after = 0;
     loop {
-        let numbers = store.replayable(wanted, after, pace.portion() as i64).await.map_err(super::asked)?;
+        let numbers = store.replayable(wanted, false, after, pace.portion() as i64).await.map_err(super::asked)?;
         let Some(last) = numbers.last() else { return Ok(()) };
         after = *last;
         let mut rest = numbers.as_slice();
@@ -141,7 +141,7 @@ async fn portion(store: &Store, rest: &mut &[i64]) -> Outcome<Vec<Letter>> {
 
 fn tell(args: &DlqReplay, counts: LetterCounts, done: &Replayed, out: Output) {
     if out.json {
-        let answer = json!({"found": counts.records, "purged": counts.purged, "superseded": counts.superseded,
+        let answer = json!({"found": counts.records, "purged": counts.purged, "superseded": counts.superseded, "ended": counts.ended,
             "replayed": done.replayed, "to_topic": args.to_topic, "dry_run": args.dry_run});
         return out.json("dlq.replay", answer);
     }
@@ -149,12 +149,15 @@ fn tell(args: &DlqReplay, counts: LetterCounts, done: &Replayed, out: Output) {
     match args.dry_run {
         true => out.line(format_args!(
             "{} dead letters would be replayed {place}",
-            counts.records - counts.purged - args.to_topic.as_ref().map_or(0, |_| counts.superseded)
+            counts.records - counts.purged - args.to_topic.as_ref().map_or(counts.ended, |_| counts.superseded)
         )),
         false => out.line(format_args!("{} dead letters replayed {place}", done.replayed)),
     }
     if counts.purged > 0 {
         out.note(format_args!("{} stay: their original bytes were purged", counts.purged));
+    }
+    if counts.ended > 0 && args.to_topic.is_none() {
+        out.note(format_args!("{} stay: the reading of their topic was ended; use --to-topic", counts.ended));
     }
     match (&args.to_topic, counts.superseded) {
         (_, 0) => {}

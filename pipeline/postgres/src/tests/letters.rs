@@ -61,7 +61,7 @@ async fn a_replayed_letter_is_deferred_at_its_own_offset_with_every_byte() {
 
         let store = db.store().await;
         let wanted = all_of("decode.truncated");
-        let numbers = store.replayable(&wanted, 0, 10).await.unwrap();
+        let numbers = store.replayable(&wanted, true, 0, 10).await.unwrap();
         assert_eq!(numbers.len(), 2);
         assert_eq!(store.replay(&numbers).await.unwrap(), 2);
         db.audited().await;
@@ -101,7 +101,7 @@ async fn a_replay_has_the_key_hash_that_a_tombstone_looks_for() {
     with_db(|db: Db| async move {
         let p = fill(&db).await;
         let store = db.store().await;
-        store.replay(&store.replayable(&all_of("decode.truncated"), 0, 10).await.unwrap()).await.unwrap();
+        store.replay(&store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap()).await.unwrap();
         db.sink().await.write(&unit(&[p], vec![tombstone(&p, 5, "x")])).await.unwrap();
         assert_eq!(db.number("SELECT count(*) FROM spawn.redrive WHERE superseded_at = 5").await, 1);
         db.audited().await;
@@ -127,10 +127,23 @@ async fn a_letter_whose_key_was_deleted_later_is_superseded_when_it_comes_back()
         }
         let store = db.store().await;
         let counts = store.count_letters(&all_of("decode.truncated")).await.unwrap();
-        assert_eq!(counts, LetterCounts { records: 2, purged: 0, superseded: 1 });
+        assert_eq!(counts, LetterCounts { records: 2, purged: 0, superseded: 1, ended: 0 });
         store.replay(&[at_offset(&db, 1).await.number]).await.unwrap();
         assert_eq!(db.number("SELECT superseded_at FROM spawn.redrive").await, 5);
         db.audited().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_letter_of_an_ended_reading_is_only_replayed_elsewhere() {
+    with_db(|db: Db| async move {
+        fill(&db).await;
+        db.execute("UPDATE spawn.source SET retired_at = now()").await;
+        let (store, wanted) = (db.store().await, all_of("decode.truncated"));
+        assert!(store.replayable(&wanted, true, 0, 10).await.unwrap().is_empty());
+        assert_eq!(store.replayable(&wanted, false, 0, 10).await.unwrap().len(), 2);
+        assert_eq!(store.count_letters(&wanted).await.unwrap().ended, 2);
     })
     .await;
 }
@@ -143,7 +156,7 @@ async fn replays_and_writes_at_once_keep_the_ledger_whole() {
         for round in 0..20 {
             let offset = p.position;
             let records = vec![tombstone(&p, offset, "x"), dead(&p, offset + 1, "q", "decode.malformed")];
-            let numbers = store.replayable(&all_of("decode.malformed"), 0, 1).await.unwrap();
+            let numbers = store.replayable(&all_of("decode.malformed"), true, 0, 1).await.unwrap();
             let batch = unit(&[p], records);
             let (written, replayed) = tokio::join!(sink.write(&batch), store.replay(&numbers));
             assert!(written.unwrap().fenced.is_empty());
@@ -205,7 +218,7 @@ async fn purging_takes_the_bytes_and_leaves_the_account() {
         let purged = at_offset(&db, 1).await;
         assert_eq!((purged.record.key, purged.record.value, purged.record.headers), (None, None, vec![]));
         assert_eq!(purged.row.code, "decode.truncated");
-        let numbers = store.replayable(&all_of("decode.truncated"), 0, 10).await.unwrap();
+        let numbers = store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap();
         assert_eq!(numbers, [at_offset(&db, 2).await.number], "without its bytes none comes back");
         assert_eq!(store.replay(&[purged.number]).await.unwrap(), 0);
         db.audited().await;
