@@ -15,6 +15,7 @@ mod drains;
 mod flow;
 mod health;
 mod kills;
+mod letters;
 mod proxy;
 mod tidy;
 mod topics;

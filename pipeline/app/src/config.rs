@@ -32,6 +32,7 @@ section!(
     /// Everything; see `config/default.toml`.
     Settings {
         kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, image: Image, audio: Audio, text: Text,
+        dlq: Dlq,
         models: Models, api: Api, metrics: Metrics, health: Health, log: Log, pipeline: Vec<Pipeline>,
     }
 );
@@ -75,6 +76,10 @@ section!(
 section!(
     /// `[text]`
     Text { tokens_max: usize }
+);
+section!(
+    /// `[dlq]`
+    Dlq { relay: bool, topic_prefix: String, batch_records: usize, batch_bytes: usize, retention_days: u32 }
 );
 section!(
     /// `[models]`
@@ -265,10 +270,14 @@ impl Settings {
             ("line.fetch_window", self.line.fetch_window),
             ("fetch.payload_bytes_max", self.fetch.payload_bytes_max),
             ("health.stuck_seconds", self.health.stuck_seconds as usize),
+            ("dlq.batch_records", self.dlq.batch_records),
         ] {
             if value == 0 {
                 bail!("{key} is 0; it must be at least 1");
             }
+        }
+        if self.dlq.relay && self.dlq.topic_prefix.is_empty() {
+            bail!("dlq.topic_prefix is empty: dead letters would go to the topics that they came from");
         }
         if self.memory.raw_bytes < self.fetch.payload_bytes_max {
             bail!(

@@ -186,7 +186,7 @@ impl<'a> Rows<'a> {
 }
 
 /// 128 bits of a Kafka key's BLAKE3.
-fn key_hash(key: &[u8]) -> Uuid {
+pub(crate) fn key_hash(key: &[u8]) -> Uuid {
     let hash = ItemId::of_record("", key, b"").0;
     Uuid::from_u128(u128::from_be_bytes(hash[..16].try_into().expect("16 of 32 bytes. This is a bug.")))
 }
