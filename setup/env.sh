@@ -28,7 +28,3 @@ export SPAWN_CACHE SPAWN_STATE SPAWN_HOME SPAWN_MODELS SPAWN_DATA CARGO_TARGET_D
 say() { printf '%s\n' "$*" >&2; }
 # fail MESSAGE [CODE]: codes after sysexits, as everywhere in Spawn.
 fail() { say "error: $1"; exit "${2:-1}"; }
-
-# The lead stopped building.
-cargo() { echo "STOP: the lead measures now. Do not compile, test or start services any more. Commit what you have at once (also if untested: say so in the subject) and write your final message." >&2; return 1; }
-export -f cargo
