@@ -10,6 +10,7 @@
 mod cli;
 mod compose;
 mod demo;
+mod failures;
 mod flow;
 mod kills;
 mod tidy;

@@ -31,7 +31,7 @@ macro_rules! section {
 section!(
     /// Everything; see `config/default.toml`.
     Settings {
-        kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, image: Image, audio: Audio, text: Text,
+        kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, image: Image, audio: Audio, text: Text, redrive: Redrive,
         models: Models, api: Api, metrics: Metrics, log: Log, pipeline: Vec<Pipeline>,
     }
 );
@@ -50,7 +50,8 @@ section!(
     /// `[fetch]`
     Fetch {
         file_roots: String, http: bool, http_hosts: String, http_private: bool, payload_bytes_max: usize, timeout_seconds: f64,
-        redirects_max: usize,
+        connect_timeout_seconds: f64, per_host_concurrency: usize, redirects_max: usize, circuit_failures: u32,
+        circuit_seconds_max: u64,
     }
 );
 section!(
@@ -75,6 +76,12 @@ section!(
 section!(
     /// `[text]`
     Text { tokens_max: usize }
+);
+section!(
+    /// `[redrive]`
+    Redrive {
+        delay_seconds: u64, delay_seconds_max: u64, give_up_seconds: u64, lease_seconds: u64, batch_records: usize, batch_bytes: usize,
+    }
 );
 section!(
     /// `[models]`
@@ -260,6 +267,9 @@ impl Settings {
             ("line.unit_calls", self.line.unit_calls),
             ("line.fetch_window", self.line.fetch_window),
             ("fetch.payload_bytes_max", self.fetch.payload_bytes_max),
+            ("fetch.per_host_concurrency", self.fetch.per_host_concurrency),
+            ("redrive.batch_records", self.redrive.batch_records),
+            ("redrive.lease_seconds", self.redrive.lease_seconds as usize),
         ] {
             if value == 0 {
                 bail!("{key} is 0; it must be at least 1");

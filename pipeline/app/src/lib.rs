@@ -6,6 +6,7 @@
 //! - [`mod@config`]: the layers of the configuration
 //! - [`mod@registry`]: what there is, one line per modality
 //! - [`mod@line`]: puts models, stages, source and sink together
+//! - [`mod@redriving`]: deferred records from the table to the line
 //! - [`mod@embedder`]: single items through stage and model
 //! - [`mod@telemetry`], [`mod@output`], [`mod@exit`]: logs and metrics, stdout and stderr, exit codes
 
@@ -16,6 +17,7 @@ pub mod embedder;
 pub mod exit;
 pub mod line;
 pub mod output;
+pub mod redriving;
 pub mod registry;
 pub mod telemetry;
 

@@ -14,6 +14,7 @@
 //! - [`mod@migrate`]: the schema, and whether this server can hold it
 //! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
 //! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
+//! - [`mod@redrive`]: [`Redrive`], deferred records that are tried again outside the line
 //! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
 //! - [`mod@errors`]: which fault a driver's error is
 
@@ -30,6 +31,7 @@ pub mod errors;
 pub mod identity;
 pub mod index;
 pub mod migrate;
+pub mod redrive;
 pub mod rejections;
 pub mod results;
 pub mod search;
@@ -43,6 +45,7 @@ pub use audit::{AuditReport, Difference, Gap, PartitionAudit};
 pub use errors::StoreError;
 pub use identity::PipelineIdentity;
 pub use migrate::{migrate, pending};
+pub use redrive::{Deferral, Deferred, Redrive, Waiting};
 pub use rejections::{DeadLetter, RejectionPage, RejectionRow};
 pub use results::{LabelRow, OriginRow, ResultFilter, ResultPage, ResultRow};
 pub use search::{Found, Hit, Narrow, SearchFilter};

@@ -7,6 +7,7 @@ mod fixture;
 mod migrations;
 mod outcomes;
 mod reading;
+mod redrive;
 mod refused;
 mod searching;
 mod throughput;
