@@ -12,6 +12,7 @@ mod commits;
 mod compose;
 mod demo;
 mod drains;
+mod failures;
 mod flow;
 mod health;
 mod kills;

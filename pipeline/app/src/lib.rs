@@ -7,6 +7,7 @@
 //! - [`mod@registry`]: what there is, one line per modality
 //! - [`mod@line`]: puts models, stages, source and sink together
 //! - [`mod@relay`]: dead letters from the table to their topics; [`mod@hints`]: what to do about each code
+//! - [`mod@redriving`]: deferred records from the table to the line
 //! - [`mod@embedder`]: single items through stage and model
 //! - [`mod@telemetry`], [`mod@output`], [`mod@exit`]: logs and metrics, stdout and stderr, exit codes
 
@@ -18,6 +19,7 @@ pub mod exit;
 pub mod hints;
 pub mod line;
 pub mod output;
+pub mod redriving;
 pub mod registry;
 pub mod relay;
 pub mod telemetry;

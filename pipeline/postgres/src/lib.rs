@@ -14,6 +14,7 @@
 //! - [`mod@migrate`]: the schema, and whether this server can hold it
 //! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
 //! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
+//! - [`mod@redrive`]: [`Redrive`], deferred records that are tried again outside the line
 //! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
 //! - [`mod@decisions`]: what an operator writes off
 //! - [`mod@letters`], [`mod@replay`], [`mod@relay`]: dead letters found, sent back or purged, and on their way to a topic
@@ -38,6 +39,7 @@ pub mod identity;
 pub mod index;
 pub mod letters;
 pub mod migrate;
+pub mod redrive;
 pub mod rejections;
 pub mod relay;
 pub mod replay;
@@ -57,6 +59,7 @@ pub use errors::StoreError;
 pub use identity::PipelineIdentity;
 pub use letters::{GroupBy, Letter, LetterCounts, LetterGroup, LetterName, Wanted};
 pub use migrate::{migrate, pending};
+pub use redrive::{Deferral, Deferred, Redrive, Waiting};
 pub use rejections::{DeadLetter, RejectionPage, RejectionRow};
 pub use relay::{LETTERS_RELAY, RelayLimits};
 pub use replay::Purge;

@@ -88,6 +88,14 @@ impl<'a> Rows<'a> {
         rows
     }
 
+    /// One record for itself.
+    pub(crate) fn one(envelope: &'a Envelope<Inferred>, over: Option<&'a Override>) -> Self {
+        let mut rows = Self::default();
+        rows.place.push(0);
+        rows.push(envelope, over);
+        rows
+    }
+
     /// Rows of all tables together, for the metric.
     pub(crate) fn count(&self) -> u64 {
         let results = self.r_outcome.iter().filter(|o| **o == Outcome::Result as i16).count();

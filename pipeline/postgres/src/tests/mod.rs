@@ -11,6 +11,7 @@ mod letters;
 mod migrations;
 mod outcomes;
 mod reading;
+mod redrive;
 mod refused;
 mod relay;
 mod searching;
