@@ -137,7 +137,7 @@ impl Command {
         match self {
             Self::Search(search) => !is_id(&search.query),
             Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models | Self::Embed(_) => true,
-            Self::Doctor | Self::Bench(_) => true,
+            Self::Doctor | Self::Bench(_) | Self::Explain(_) => true,
             _ => false,
         }
     }
