@@ -143,7 +143,7 @@ mod tests {
         for i in 0..HOSTS_MAX + 10 {
             circuits.failed(&i.to_string(), Pass::Free, now);
         }
-        assert_eq!(circuits.hosts.lock().unwrap().len(), HOSTS_MAX);
+        assert_eq!(circuits.hosts.lock().expect("lock").len(), HOSTS_MAX);
         assert_eq!(circuits.enter(&(HOSTS_MAX + 1).to_string(), now), Ok(Pass::Free));
         let later = now + WAIT_MAX;
         circuits.failed("late", Pass::Free, later);
