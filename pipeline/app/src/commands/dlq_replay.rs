@@ -75,7 +75,8 @@ async fn in_place(
 ) -> Outcome {
     let mut after = 0;
     loop {
-        let numbers = store.replayable(wanted, true, after, pace.portion() as i64).await.map_err(super::asked)?;
+        let numbers =
+            store.replayable(wanted, true, after, pace.portion() as i64).await.map_err(super::asked)?;
         let Some(last) = numbers.last() else { return Ok(()) };
         after = *last;
         pace.wait(numbers.len()).await;
@@ -103,7 +104,8 @@ async fn to_topic(
         Producer::new(ProducerConfig::new(&kafka.brokers, &kafka.properties)).or_exit(Code::Unavailable)?;
     let mut after = 0;
     loop {
-        let numbers = store.replayable(wanted, false, after, pace.portion() as i64).await.map_err(super::asked)?;
+        let numbers =
+            store.replayable(wanted, false, after, pace.portion() as i64).await.map_err(super::asked)?;
         let Some(last) = numbers.last() else { return Ok(()) };
         after = *last;
         let mut rest = numbers.as_slice();
@@ -149,7 +151,9 @@ fn tell(args: &DlqReplay, counts: LetterCounts, done: &Replayed, out: Output) {
     match args.dry_run {
         true => out.line(format_args!(
             "{} dead letters would be replayed {place}",
-            counts.records - counts.purged - args.to_topic.as_ref().map_or(counts.ended, |_| counts.superseded)
+            counts.records
+                - counts.purged
+                - args.to_topic.as_ref().map_or(counts.ended, |_| counts.superseded)
         )),
         false => out.line(format_args!("{} dead letters replayed {place}", done.replayed)),
     }

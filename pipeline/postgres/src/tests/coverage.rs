@@ -6,9 +6,10 @@ use spawn_core::Sink;
 async fn fill(db: &Db) {
     let sink = db.sink().await;
     let p = claim(&sink, 0).await;
-    for (from, ranges) in [(0, vec![0..10]), (10, vec![10..13, 15..20]), (20, vec![20..30])] {
+    for from in [0, 10, 20] {
         let p = at(&p, from);
-        let records = ranges.into_iter().flat_map(|range| works(&p, "a", range)).collect();
+        let records = [from..from + 3, from + 3..from + 5, from + 5..from + 10].into_iter();
+        let records = records.filter(|r| r.start != 13).flat_map(|range| works(&p, "a", range)).collect();
         sink.write(&unit(&[p], records)).await.unwrap();
     }
 }

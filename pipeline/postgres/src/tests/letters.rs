@@ -101,7 +101,10 @@ async fn a_replay_has_the_key_hash_that_a_tombstone_looks_for() {
     with_db(|db: Db| async move {
         let p = fill(&db).await;
         let store = db.store().await;
-        store.replay(&store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap()).await.unwrap();
+        store
+            .replay(&store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap())
+            .await
+            .unwrap();
         db.sink().await.write(&unit(&[p], vec![tombstone(&p, 5, "x")])).await.unwrap();
         assert_eq!(db.number("SELECT count(*) FROM spawn.redrive WHERE superseded_at = 5").await, 1);
         db.audited().await;

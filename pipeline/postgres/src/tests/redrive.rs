@@ -190,7 +190,8 @@ async fn a_tombstone_that_is_being_written_and_a_settlement_take_turns() {
             let redrive = Redrive::of(&sink, &db.url).unwrap();
             let (batch, record) = (unit(&[p], vec![tombstone]), retried(&p, 0, "k", works("k")));
             let (written, settled) = tokio::join!(sink.write(&batch), redrive.settle(&record));
-            (written.unwrap(), settled.unwrap());
+            written.unwrap();
+            settled.unwrap();
             assert_eq!(
                 db.number("SELECT count(*) FROM spawn.result").await,
                 0,
