@@ -87,10 +87,31 @@ fn settings_show_where_they_come_from_and_no_secret() {
 fn every_help_has_an_example_and_every_flag_an_environment_variable() {
     let world = World::new("help");
     for name in [
-        "demo", "worker", "api", "submit", "ingest", "search", "results", "models", "probe", "embed",
-        "audit", "index", "check", "migrate", "doctor",
+        "demo",
+        "worker",
+        "api",
+        "submit",
+        "ingest",
+        "search",
+        "results",
+        "models",
+        "probe",
+        "embed",
+        "audit",
+        "dlq",
+        "dlq ls",
+        "dlq show",
+        "dlq replay",
+        "dlq purge",
+        "explain",
+        "delete",
+        "index",
+        "check",
+        "migrate",
+        "doctor",
     ] {
-        let help = String::from_utf8(world.run(&[name, "--help"]).stdout).unwrap();
+        let args: Vec<&str> = name.split(' ').chain(["--help"]).collect();
+        let help = String::from_utf8(world.run(&args).stdout).unwrap();
         assert!(help.contains("Examples:\n"), "{name}: {help}");
         let flags =
             help.lines().filter(|l| l.trim_start().starts_with("--") || l.trim_start().starts_with("-q"));

@@ -162,3 +162,32 @@ fn metrics_are_named_in_one_file_per_crate_and_documented() {
         }
     }
 }
+
+#[test]
+fn rejection_codes_are_documented() {
+    let documented = text(&root().join("docs/rejections.md"));
+    let kinds = ["envelope", "payload", "decode", "limit", "text", "stage", "infer", "model", "store"];
+    let mut found = 0;
+    for path in sources() {
+        let shown = path.strip_prefix(root()).unwrap().display().to_string();
+        // The API has codes of its own for its problems.
+        if shown.starts_with("pipeline/api") || shown.contains("/tests") || shown.starts_with("tests/") {
+            continue;
+        }
+        let text = text(&path);
+        for literal in text.split('"').skip(1) {
+            let Some((kind, word)) = literal.split_once('.') else { continue };
+            let is_code = kinds.contains(&kind)
+                && !["toml", "pt"].contains(&word)
+                && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            if is_code && !word.is_empty() {
+                found += 1;
+                assert!(
+                    documented.contains(&format!("`{literal}`")),
+                    "docs/rejections.md does not list {literal} ({shown})"
+                );
+            }
+        }
+    }
+    assert!(found > 20, "only {found} codes found: has their form changed?");
+}

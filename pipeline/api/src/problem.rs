@@ -67,7 +67,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let (status, code) = match &error {
             StoreError::Cursor => (StatusCode::BAD_REQUEST, "cursor.invalid"),
-            StoreError::Id(_) => (StatusCode::BAD_REQUEST, "id.invalid"),
+            StoreError::Id(_) | StoreError::LetterName(_) => (StatusCode::BAD_REQUEST, "id.invalid"),
             StoreError::NoGeneration(_) | StoreError::UnknownGeneration(_) => {
                 (StatusCode::NOT_FOUND, "generation.not_found")
             }

@@ -3,6 +3,10 @@
 //! Data goes to stdout, talk to stderr. Exit codes follow sysexits: 64 usage, 65 data, 69 unavailable, 70 internal,
 //! 75 not all was settled before the deadline, 78 configuration.
 
+mod ledger;
+
+pub use ledger::{Audit, By, Delete, Dlq, DlqLs, DlqPurge, DlqReplay, DlqShow, Explain};
+
 use clap::{Args, Parser, Subcommand};
 use spawn_core::Modality;
 use std::path::PathBuf;
@@ -81,8 +85,26 @@ pub enum Command {
     #[command(after_help = "Examples:\n  spawn embed photo.jpg --json\n  spawn embed notes.txt")]
     Embed(Files),
     /// Prove that every offset between first claim and checkpoint is accounted for.
-    #[command(after_help = "Examples:\n  spawn audit\n  spawn audit --json || alert")]
-    Audit,
+    #[command(
+        after_help = "Examples:\n  spawn audit\n  spawn audit --json || alert\n  spawn audit --topic spawn.jobs.image.v1 --from 1000 --to 2000 --kafka"
+    )]
+    Audit(Audit),
+    /// Work with dead letters: list, show, replay, purge.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  spawn dlq ls --by code\n  spawn dlq replay --code payload.denied --dry-run"
+    )]
+    Dlq(Dlq),
+    /// Tell where a result comes from, make it again, and compare.
+    #[command(
+        after_help = "Examples:\n  spawn explain 0123456789abcdef0123456789abcdef\n  spawn explain 0123456789abcdef0123456789abcdef --json"
+    )]
+    Explain(Explain),
+    /// Delete what the records of a Kafka key wrote.
+    #[command(
+        after_help = "Examples:\n  spawn delete --key user-42 --topic spawn.jobs.image.v1 --dry-run\n  spawn delete --key user-42 --topic spawn.jobs.image.v1"
+    )]
+    Delete(Delete),
     /// Build the vector indexes of loaded generations.
     #[command(after_help = "Examples:\n  spawn index\n  spawn index --modality image")]
     Index(Index),
@@ -115,7 +137,7 @@ impl Command {
         match self {
             Self::Search(search) => !is_id(&search.query),
             Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models | Self::Embed(_) => true,
-            Self::Doctor | Self::Bench(_) => true,
+            Self::Doctor | Self::Bench(_) | Self::Explain(_) => true,
             _ => false,
         }
     }

@@ -32,7 +32,7 @@ section!(
     /// Everything; see `config/default.toml`.
     Settings {
         kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, image: Image, audio: Audio, text: Text,
-        models: Models, api: Api, metrics: Metrics, health: Health, log: Log, pipeline: Vec<Pipeline>,
+        dlq: Dlq, redrive: Redrive, models: Models, api: Api, metrics: Metrics, health: Health, log: Log, pipeline: Vec<Pipeline>,
     }
 );
 section!(
@@ -50,7 +50,8 @@ section!(
     /// `[fetch]`
     Fetch {
         file_roots: String, http: bool, http_hosts: String, http_private: bool, payload_bytes_max: usize, timeout_seconds: f64,
-        redirects_max: usize,
+        connect_timeout_seconds: f64, per_host_concurrency: usize, redirects_max: usize, circuit_failures: u32,
+        circuit_seconds_max: u64,
     }
 );
 section!(
@@ -75,6 +76,16 @@ section!(
 section!(
     /// `[text]`
     Text { tokens_max: usize }
+);
+section!(
+    /// `[dlq]`
+    Dlq { relay: bool, topic_prefix: String, batch_records: usize, batch_bytes: usize, retention_days: u32 }
+);
+section!(
+    /// `[redrive]`
+    Redrive {
+        delay_seconds: u64, delay_seconds_max: u64, give_up_seconds: u64, lease_seconds: u64, batch_records: usize, batch_bytes: usize,
+    }
 );
 section!(
     /// `[models]`
@@ -265,10 +276,17 @@ impl Settings {
             ("line.fetch_window", self.line.fetch_window),
             ("fetch.payload_bytes_max", self.fetch.payload_bytes_max),
             ("health.stuck_seconds", self.health.stuck_seconds as usize),
+            ("dlq.batch_records", self.dlq.batch_records),
+            ("fetch.per_host_concurrency", self.fetch.per_host_concurrency),
+            ("redrive.batch_records", self.redrive.batch_records),
+            ("redrive.lease_seconds", self.redrive.lease_seconds as usize),
         ] {
             if value == 0 {
                 bail!("{key} is 0; it must be at least 1");
             }
+        }
+        if self.dlq.relay && self.dlq.topic_prefix.is_empty() {
+            bail!("dlq.topic_prefix is empty: dead letters would go to the topics that they came from");
         }
         if self.memory.raw_bytes < self.fetch.payload_bytes_max {
             bail!(

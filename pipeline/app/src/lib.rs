@@ -6,6 +6,8 @@
 //! - [`mod@config`]: the layers of the configuration
 //! - [`mod@registry`]: what there is, one line per modality
 //! - [`mod@line`]: puts models, stages, source and sink together
+//! - [`mod@relay`]: dead letters from the table to their topics; [`mod@hints`]: what to do about each code
+//! - [`mod@redriving`]: deferred records from the table to the line
 //! - [`mod@embedder`]: single items through stage and model
 //! - [`mod@telemetry`], [`mod@output`], [`mod@exit`]: logs and metrics, stdout and stderr, exit codes
 
@@ -14,9 +16,12 @@ pub mod commands;
 pub mod config;
 pub mod embedder;
 pub mod exit;
+pub mod hints;
 pub mod line;
 pub mod output;
+pub mod redriving;
 pub mod registry;
+pub mod relay;
 pub mod telemetry;
 
 use clap::Parser;

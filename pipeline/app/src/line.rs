@@ -3,12 +3,13 @@
 use crate::config::{Pipeline as PipelineSettings, Settings, file_roots, list};
 use crate::embedder::Embedder;
 use crate::exit::{Code, Failure, OrExit, Outcome};
+use crate::redriving::Redriving;
 use crate::registry;
 use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
 use spawn_engine::{Budget, Crew, Device, Limits, Pipeline, Stats, Summary, UnitLimits};
 use spawn_fetch::{FetchConfig, Fetcher};
 use spawn_kafka::{ConsumerConfig, KafkaSource};
-use spawn_postgres::{PgSink, PipelineIdentity};
+use spawn_postgres::{Deferral, PgSink, PipelineIdentity, Redrive};
 use spawn_torch::{Manifest, TorchModel};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -141,7 +142,9 @@ impl Runtime {
         let settings = &self.settings;
         let sink = PgSink::open(&settings.postgres.url, self.identity(pipeline)?)
             .await
-            .or_exit(Code::Unavailable)?;
+            .or_exit(Code::Unavailable)?
+            .deferring(deferral(settings));
+        let deferred = Redrive::of(&sink, &settings.postgres.url).or_exit(Code::Unavailable)?;
         let source = KafkaSource::start(consumer(settings, pipeline)).or_exit(Code::Unavailable)?;
         let handle = self.device.handle();
         let (_, stage) = &self.models[&pipeline.model];
@@ -161,6 +164,7 @@ impl Runtime {
             device: handle,
             model: spec,
             sink: Arc::new(sink),
+            deferred: Some(Arc::new(Redriving(deferred))),
             raw: self.raw.clone(),
             decoded: self.decoded.clone(),
             limits: Limits {
@@ -246,6 +250,19 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
     }
 }
 
+/// When deferred records are tried again.
+fn deferral(settings: &Settings) -> Deferral {
+    let redrive = &settings.redrive;
+    Deferral {
+        delay: Duration::from_secs(redrive.delay_seconds),
+        delay_max: Duration::from_secs(redrive.delay_seconds_max),
+        give_up: Duration::from_secs(redrive.give_up_seconds),
+        lease: Duration::from_secs(redrive.lease_seconds),
+        records_max: redrive.batch_records,
+        bytes_max: redrive.batch_bytes,
+    }
+}
+
 /// The fetcher with the configuration's guards.
 pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
     let fetch = &settings.fetch;
@@ -256,7 +273,11 @@ pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
         private_addresses_allowed: fetch.http_private,
         bytes_max: fetch.payload_bytes_max,
         timeout: Duration::from_secs_f64(fetch.timeout_seconds),
+        connect_timeout: Duration::from_secs_f64(fetch.connect_timeout_seconds),
+        per_host_concurrency: fetch.per_host_concurrency,
         redirects_max: fetch.redirects_max,
+        circuit_failures: fetch.circuit_failures,
+        circuit_max: Duration::from_secs(fetch.circuit_seconds_max),
     })
     .or_exit(Code::Config)
 }

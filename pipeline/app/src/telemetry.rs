@@ -3,7 +3,7 @@
 use crate::config::Log;
 use crate::exit::{Code, OrExit, Outcome};
 use anyhow::anyhow;
-use metrics::gauge;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
@@ -65,6 +65,16 @@ pub fn render() -> String {
     process();
     recorder().run_upkeep();
     recorder().render()
+}
+
+/// A dead letter arrived in its topic.
+pub(crate) fn letter_published(source_topic: &str) {
+    counter!("spawn_dlq_published_total", "topic" => source_topic.to_owned()).increment(1);
+}
+
+/// Dead letters that are in no topic yet, as the worker that publishes them sees it.
+pub(crate) fn letters_waiting(records: i64) {
+    gauge!("spawn_dlq_waiting_records").set(records as f64);
 }
 
 /// Memory and CPU of this process under the names that Prometheus clients use.

@@ -52,7 +52,8 @@ impl Intake {
                 Ok(Event::Records(envelopes)) => {
                     for mut envelope in envelopes {
                         envelope.holds.push(self.stats.take());
-                        let entry = Entry::Item(self.admit(envelope).await);
+                        let entry =
+                            Entry::Item(admit_raw(envelope, &*self.fetch, &self.raw, &self.meter).await);
                         if self.send(&out, entry).await.is_err() {
                             return Ok(());
                         }
@@ -76,21 +77,6 @@ impl Intake {
                 Ok(Event::End) => return Ok(()),
                 Err(fault) if fault.class == FaultClass::Operator => return Err(fault),
                 Err(fault) => tracing::warn!(pipeline = %self.stats.pipeline, %fault, "source trouble"),
-            }
-        }
-    }
-
-    async fn admit(&self, envelope: Envelope<Payload>) -> Envelope<Admitted> {
-        let (mut rest, work) = envelope.split();
-        // The original value stays until it is written, whatever becomes of the record: it may have to be a dead letter.
-        let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
-        let bytes = work.as_ref().map_or(0, |payload| self.fetch.size_bound(payload)).max(kept);
-        let raw = self.meter.during(State::Blocked, self.raw.acquire(bytes)).await;
-        match work {
-            Some(payload) => rest.join(Some(Ok::<_, Rejection>(Admitted { payload, raw }))),
-            None => {
-                rest.holds.push(Hold::new(raw));
-                rest.join(None::<Result<_, Rejection>>)
             }
         }
     }
@@ -165,5 +151,26 @@ impl Intake {
     async fn send(&self, out: &Sender<Entry<Admitted>>, entry: Entry<Admitted>) -> Result<(), ()> {
         self.meter.add_items(u64::from(matches!(entry, Entry::Item(_))));
         self.meter.during(State::Blocked, out.send(entry)).await.map_err(drop)
+    }
+}
+
+/// The gate of the raw bytes: waits until the payload has room.
+pub(crate) async fn admit_raw(
+    envelope: Envelope<Payload>,
+    fetch: &dyn Fetch,
+    raw: &Budget,
+    meter: &Meter,
+) -> Envelope<Admitted> {
+    let (mut rest, work) = envelope.split();
+    // The original value stays until it is written, whatever becomes of the record: it may have to be a dead letter.
+    let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
+    let bytes = work.as_ref().map_or(0, |payload| fetch.size_bound(payload)).max(kept);
+    let raw = meter.during(State::Blocked, raw.acquire(bytes)).await;
+    match work {
+        Some(payload) => rest.join(Some(Ok::<_, Rejection>(Admitted { payload, raw }))),
+        None => {
+            rest.holds.push(Hold::new(raw));
+            rest.join(None::<Result<_, Rejection>>)
+        }
     }
 }

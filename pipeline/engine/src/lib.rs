@@ -14,6 +14,8 @@
 //! - [`mod@infer`]: commit unit -> model calls and back; [`mod@bisect`]: what is done when a call fails
 //! - [`mod@write`]: commit unit -> sink, then progress to the source
 //!
+//! Outside the line: [`mod@redrive`] tries deferred records again.
+//!
 //! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference thread),
 //! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@health`] (what moves), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
 
@@ -32,6 +34,7 @@ pub mod meter;
 pub mod ordered;
 pub mod pipeline;
 pub mod prepare;
+pub mod redrive;
 pub mod steps;
 pub mod telemetry;
 pub mod write;
@@ -47,4 +50,5 @@ pub use fetch::Fetch;
 pub use health::{Health, HealthReading, Step, StepHealth};
 pub use meter::{Meter, MeterReading, State};
 pub use pipeline::{Limits, Pipeline, Summary};
+pub use redrive::Deferred;
 pub use telemetry::Stats;

@@ -11,6 +11,7 @@ use crate::infer::Infer;
 use crate::intake::Intake;
 use crate::meter::{Meter, MeterReading};
 use crate::prepare::prepare_ordered;
+use crate::redrive::{Deferred, redrive};
 use crate::telemetry::{QueueProbe, Stats, probe, report};
 use crate::write::Write;
 use spawn_core::{Fault, FaultClass, ModelSpec, Sink, Source, Stage};
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 const VERBS: [&str; 7] = ["intake", "fetch", "admit", "prepare", "batch", "infer", "write"];
 
 /// Records between two verbs. Short: what waits here is memory without progress.
-const QUEUE_ITEMS: usize = 16;
+pub(crate) const QUEUE_ITEMS: usize = 16;
 
 /// The bounds of one pipeline.
 #[derive(Clone, Copy, Debug)]
@@ -56,12 +57,26 @@ pub struct Pipeline {
     pub model: ModelSpec,
     /// Where results go.
     pub sink: Arc<dyn Sink>,
+    /// Records to be tried again outside the line, where they are kept.
+    pub deferred: Option<Arc<dyn Deferred>>,
     /// The pool of raw bytes, shared.
     pub raw: Budget,
     /// The pool of decoded bytes, shared.
     pub decoded: Budget,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// What a second line of the same pipeline is made of.
+pub(crate) struct Parts {
+    pub(crate) fetch: Arc<dyn Fetch>,
+    pub(crate) stage: Box<dyn Stage>,
+    pub(crate) crew: Crew,
+    pub(crate) device: DeviceHandle,
+    pub(crate) model: ModelSpec,
+    pub(crate) raw: Budget,
+    pub(crate) decoded: Budget,
+    pub(crate) limits: Limits,
 }
 
 /// What a pipeline did, in total.
@@ -131,11 +146,25 @@ impl Pipeline {
         })
     }
 
+    fn parts(&self) -> Parts {
+        Parts {
+            fetch: self.fetch.clone(),
+            stage: self.stage.fork(),
+            crew: self.crew.clone(),
+            device: self.device.clone(),
+            model: self.model.clone(),
+            raw: self.raw.clone(),
+            decoded: self.decoded.clone(),
+            limits: self.limits,
+        }
+    }
+
     /// Lays the line: each verb is a task, between two verbs lies a short queue.
     fn start(self, stats: &Arc<Stats>) -> JoinSet<Result<Verb, Fault>> {
         let [intake_m, fetch_m, admit_m, prepare_m, batch_m, infer_m, write_m] =
             std::array::from_fn(|i| stats.meters[i].clone());
         let claims = Claims::default();
+        let second = self.deferred.clone().map(|deferred| redrive(deferred, self.parts(), stats.clone()));
         let preparation: Arc<str> = self.stage.spec().into();
         let intake = Intake {
             source: self.source.clone(),
@@ -194,6 +223,9 @@ impl Pipeline {
         verbs.spawn(inner(batching));
         verbs.spawn(async move { infer.run(units, inferred_tx).await.map(|()| Verb::Inner) });
         verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
+        if let Some(second) = second {
+            verbs.spawn(async move { second.await.map(|()| Verb::Inner) });
+        }
         verbs.spawn(async move {
             report(stats_r, queues, budgets, Duration::from_secs(1)).await;
             Ok(Verb::Inner)

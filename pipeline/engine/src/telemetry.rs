@@ -4,7 +4,7 @@ use crate::budget::Budget;
 use crate::health::Health;
 use crate::meter::{Meter, MeterReading};
 use metrics::{counter, gauge, histogram};
-use spawn_core::Hold;
+use spawn_core::{Hold, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -147,6 +147,19 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
     }
+}
+
+/// Deferred records that wait, in the whole pipeline.
+pub(crate) fn redrive_waiting(pipeline: &str, records: u64, oldest_seconds: f64) {
+    gauge!("spawn_redrive_waiting_records", "pipeline" => pipeline.to_owned()).set(records as f64);
+    gauge!("spawn_redrive_oldest_seconds", "pipeline" => pipeline.to_owned()).set(oldest_seconds);
+}
+
+/// What became of a deferred record; none when somebody else had settled it.
+pub(crate) fn redrive_settled(pipeline: &str, outcome: Option<Outcome>) {
+    let outcome = outcome.map_or("elsewhere", Outcome::as_str);
+    counter!("spawn_redrive_settled_total", "pipeline" => pipeline.to_owned(), "outcome" => outcome)
+        .increment(1);
 }
 
 /// Publishes what must be sampled: shares of time per verb over the last interval, queue fill, budgets. Runs until dropped.

@@ -191,11 +191,10 @@ impl Fetch for Inline {
     }
 }
 
-async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
-    let device = Device::start(2, &[Box::new(FakeModel::default())]).expect("starts");
+fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -> Pipeline {
     let unit =
         UnitLimits { records_max: 16, chunks_max: 64, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
-    let pipeline = Pipeline {
+    Pipeline {
         name: "test".into(),
         source,
         fetch: Arc::new(Inline),
@@ -204,6 +203,7 @@ async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
         device: device.handle(),
         model: spec(),
         sink,
+        deferred: None,
         raw: Budget::new("raw", 64 << 10),
         decoded: Budget::new("decoded", 16 << 10),
         limits: Limits {
@@ -212,7 +212,12 @@ async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
             drain_max: Duration::from_secs(5),
             stuck_after: Duration::from_secs(30),
         },
-    };
+    }
+}
+
+async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
+    let device = Device::start(2, &[Box::new(FakeModel::default())]).expect("starts");
+    let pipeline = pipeline(source, sink, &device);
     let stats = pipeline.stats();
     let run = pipeline.run(stats, std::future::pending());
     tokio::time::timeout(Duration::from_secs(60), run).await.expect("makes progress").expect("no fault")
@@ -265,4 +270,63 @@ async fn one_fence_costs_one_claim_also_when_writes_are_slow() {
     assert_each_once(&sink);
     let epoch = sink.partitions.lock().expect("lock")[&1].0.epoch;
     assert_eq!(epoch, 3, "the first claim, the stolen one, and ours again");
+}
+
+/// Keeps deferred records like the real one; a lease ends at once, as if every taker died.
+#[derive(Default)]
+struct MemoryDeferred {
+    waiting: Mutex<Vec<(i32, i64, &'static str)>>,
+    settled: Mutex<Vec<(i32, i64, &'static str)>>,
+    done: Notify,
+}
+
+impl crate::Deferred for MemoryDeferred {
+    fn take(&self) -> BoxFuture<'_, Result<Vec<Envelope<Payload>>, Fault>> {
+        let mut waiting = self.waiting.lock().expect("lock");
+        let taken = waiting.drain(..).map(|(partition, offset, text)| {
+            let (rest, _) = envelope(partition, offset).split();
+            rest.join(Some(Ok::<_, Rejection>(Payload::Inline(Bytes::from(text)))))
+        });
+        let taken: Vec<_> = taken.collect();
+        Box::pin(async { Ok(taken) })
+    }
+
+    fn settle<'a>(&'a self, e: &'a Envelope<Inferred>) -> BoxFuture<'a, Result<Option<Outcome>, Fault>> {
+        let mut settled = self.settled.lock().expect("lock");
+        settled.push((e.origin().partition, e.origin().offset, outcome(&e.body)));
+        if settled.len() == 4 {
+            self.done.notify_one();
+        }
+        Box::pin(async { Ok(Some(Outcome::Result)) })
+    }
+
+    fn waiting(&self) -> BoxFuture<'_, Result<(u64, f64), Fault>> {
+        Box::pin(async { Ok((0, 0.0)) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deferred_records_come_back_beside_the_line_whatever_becomes_of_them() {
+    let deferred = Arc::new(MemoryDeferred::default());
+    // Again and again the same partitions with offsets that do not rise, as the waits have it.
+    deferred.waiting.lock().expect("lock").extend([(0, 7, "good"), (0, 9, "bad/50"), (1, 3, "good")]);
+    let source = Arc::new(MemorySource::default());
+    let device = Device::start(2, &[Box::new(FakeModel::default())]).expect("starts");
+    let pipeline = Pipeline { deferred: Some(deferred.clone()), ..pipeline(source, Arc::default(), &device) };
+    let stats = pipeline.stats();
+    let (stop_tx, stop_rx) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(pipeline.run(stats, async { drop(stop_rx.await) }));
+    loop {
+        tokio::task::yield_now().await;
+        if deferred.settled.lock().expect("lock").len() == 3 {
+            break;
+        }
+    }
+    deferred.waiting.lock().expect("lock").push((0, 2, "good"));
+    tokio::time::timeout(Duration::from_secs(60), deferred.done.notified()).await.expect("comes back");
+    drop(stop_tx);
+    running.await.expect("joins").expect("no fault");
+    let mut settled = deferred.settled.lock().expect("lock").clone();
+    settled.sort_unstable();
+    assert_eq!(settled, [(0, 2, "result"), (0, 7, "result"), (0, 9, "panic"), (1, 3, "result")]);
 }

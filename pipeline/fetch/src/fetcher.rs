@@ -1,7 +1,8 @@
 //! The entry: dispatches by scheme, and retries what may pass.
 
+use crate::circuit::Circuits;
 use crate::guard::Guard;
-use crate::{file, http};
+use crate::{file, http, telemetry};
 use bytes::Bytes;
 use spawn_core::{Media, Payload, Refusal, Rejection};
 use std::path::PathBuf;
@@ -27,10 +28,18 @@ pub struct FetchConfig {
     pub private_addresses_allowed: bool,
     /// Bytes of one payload.
     pub bytes_max: usize,
-    /// One attempt, connection included.
+    /// One attempt, with its connection and all redirects.
     pub timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Requests to one host at the same time, so that a slow one does not take every place of the window.
+    pub per_host_concurrency: usize,
     /// Redirects followed.
     pub redirects_max: usize,
+    /// References of one host in a row that could not be fetched, after which it is left alone; 0: never.
+    pub circuit_failures: u32,
+    /// Longest time for which it is left alone.
+    pub circuit_max: Duration,
 }
 
 impl Default for FetchConfig {
@@ -42,7 +51,11 @@ impl Default for FetchConfig {
             private_addresses_allowed: false,
             bytes_max: 32 << 20,
             timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
+            per_host_concurrency: 64,
             redirects_max: 3,
+            circuit_failures: 5,
+            circuit_max: Duration::from_secs(60),
         }
     }
 }
@@ -50,9 +63,11 @@ impl Default for FetchConfig {
 /// Fetches payloads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
-    roots: Vec<PathBuf>,
+    roots: Vec<file::Root>,
     http: Option<http::Client>,
     bytes_max: usize,
+    timeout: Duration,
+    circuits: Circuits,
 }
 
 /// Why an attempt gave nothing.
@@ -71,16 +86,17 @@ pub(crate) fn reject(code: &'static str, detail: impl std::fmt::Display) -> Fail
 impl Fetcher {
     /// Checks the folders and builds the client.
     pub fn new(config: FetchConfig) -> Result<Self, FetchConfigError> {
-        let canonical = |root: &PathBuf| {
-            root.canonicalize()
-                .map_err(|e| FetchConfigError(format!("fetch.file_roots: {}: {e}", root.display())))
+        let root = |path: &PathBuf| {
+            file::Root::new(path)
+                .map_err(|e| FetchConfigError(format!("fetch.file_roots: {}: {e}", path.display())))
         };
-        let roots = config.file_roots.iter().map(canonical).collect::<Result<_, _>>()?;
+        let roots = config.file_roots.iter().map(root).collect::<Result<_, _>>()?;
         let http = match config.http_allowed {
             true => Some(http::Client::new(&config, Guard::new(&config)).map_err(FetchConfigError)?),
             false => None,
         };
-        Ok(Self { roots, http, bytes_max: config.bytes_max })
+        let circuits = Circuits::new(config.circuit_failures, config.circuit_max);
+        Ok(Self { roots, http, bytes_max: config.bytes_max, timeout: config.timeout, circuits })
     }
 
     /// Most bytes that the payload can turn out to have, without asking anybody but the file system.
@@ -117,16 +133,39 @@ impl Fetcher {
         let url =
             Url::parse(uri).map_err(|e| Rejection::new("fetch", "payload.uri", format!("not a URI: {e}")))?;
         let (started, mut wait) = (Instant::now(), RETRY_FIRST);
+        let defer = |detail: String| Refusal::Defer(Rejection::new("fetch", "payload.unreachable", detail));
+        let place = match (url.host_str(), url.port_or_known_default()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            _ => "the file system".to_owned(),
+        };
+        let pass = self.circuits.enter(&place, started).map_err(|left| {
+            telemetry::deferred_at_once();
+            defer(format!(
+                "{place} failed several times and is left alone for {:.1} s more",
+                left.as_secs_f64()
+            ))
+        })?;
+        let mut allowed = self.timeout;
         loop {
-            match self.attempt(&url).await {
-                Ok(found) => return Ok(found),
-                Err(Failed::Rejected(rejection)) => return Err(rejection.into()),
-                Err(Failed::Transient(detail)) if started.elapsed() + wait >= RETRY_WITHIN => {
-                    return Err(Refusal::Defer(Rejection::new("fetch", "payload.unreachable", detail)));
+            let failed = match tokio::time::timeout(allowed, self.attempt(&url)).await {
+                Ok(Err(Failed::Transient(detail))) => detail,
+                Err(_elapsed) => format!("{place}: timed out"),
+                Ok(answered) => {
+                    self.circuits.answered(&place);
+                    return answered.map_err(|failed| match failed {
+                        Failed::Rejected(rejection) => rejection.into(),
+                        Failed::Transient(detail) => defer(detail),
+                    });
                 }
-                Err(Failed::Transient(_)) => tokio::time::sleep(wait).await,
+            };
+            if started.elapsed() + wait >= RETRY_WITHIN {
+                self.circuits.failed(&place, pass, Instant::now());
+                return Err(defer(failed));
             }
+            tokio::time::sleep(wait).await;
             wait *= 2;
+            // A further try has what is left: together they stay within the bound.
+            allowed = self.timeout.min(RETRY_WITHIN.saturating_sub(started.elapsed()));
         }
     }
 

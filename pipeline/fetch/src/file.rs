@@ -13,25 +13,48 @@ pub(crate) fn size(url: &Url) -> Option<usize> {
     usize::try_from(meta.len()).ok()
 }
 
+/// A folder below which files may be read, as it was written and as it truly is.
+#[derive(Clone, Debug)]
+pub(crate) struct Root {
+    written: PathBuf,
+    true_path: PathBuf,
+}
+
+impl Root {
+    pub(crate) fn new(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { written: path.to_owned(), true_path: path.canonicalize()? })
+    }
+}
+
 /// Reads a regular file whose true path lies below one of `roots`.
-pub(crate) async fn read(url: &Url, roots: &[PathBuf], bytes_max: usize) -> Result<Bytes, Failed> {
+pub(crate) async fn read(url: &Url, roots: &[Root], bytes_max: usize) -> Result<Bytes, Failed> {
     let path = url
         .to_file_path()
         .map_err(|()| reject("payload.uri", "a file URI needs an absolute path and no host"))?;
+    let denied = || reject("payload.denied", "the file lies below none of fetch.file_roots");
+    // What lies elsewhere is not even looked at: whether it exists is nobody's business.
+    if !roots.iter().any(|root| path.starts_with(&root.written) || path.starts_with(&root.true_path)) {
+        return Err(denied());
+    }
     // Links are resolved first: one that leads out of the folder is outside of it.
     let path = tokio::fs::canonicalize(&path).await.map_err(|e| failed(&path, &e))?;
-    if !roots.iter().any(|root| path.starts_with(root)) {
-        return Err(reject("payload.denied", "the file lies below none of fetch.file_roots"));
+    if !roots.iter().any(|root| path.starts_with(&root.true_path)) {
+        return Err(denied());
     }
-    let meta = tokio::fs::metadata(&path).await.map_err(|e| failed(&path, &e))?;
-    // A pipe or device could block for ever or never end.
+    // A pipe or device could block for ever or never end: none is waited for, and what was opened is what is checked.
+    let file = tokio::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(&path)
+        .await
+        .map_err(|e| failed(&path, &e))?;
+    let meta = file.metadata().await.map_err(|e| failed(&path, &e))?;
     if !meta.is_file() {
         return Err(reject("payload.denied", "not a regular file"));
     }
     if meta.len() > bytes_max as u64 {
         return Err(Failed::Rejected(too_large(meta.len(), bytes_max)));
     }
-    let file = tokio::fs::File::open(&path).await.map_err(|e| failed(&path, &e))?;
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     // The file may grow while it is read.
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).await.map_err(|e| failed(&path, &e))?;
@@ -40,8 +63,13 @@ pub(crate) async fn read(url: &Url, roots: &[PathBuf], bytes_max: usize) -> Resu
 
 fn failed(path: &Path, error: &std::io::Error) -> Failed {
     match error.kind() {
-        ErrorKind::NotFound => reject("payload.not_found", format!("{} is not there", path.display())),
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+            reject("payload.not_found", format!("{} is not there", path.display()))
+        }
         ErrorKind::PermissionDenied => reject("payload.denied", format!("{}: {error}", path.display())),
+        ErrorKind::InvalidInput | ErrorKind::InvalidFilename => {
+            reject("payload.uri", format!("no file can have this path: {error}"))
+        }
         _ => Failed::Transient(format!("{}: {error}", path.display())),
     }
 }

@@ -70,20 +70,18 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
         || a >= 240
         || (a == 100 && (64..128).contains(&b))
         || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
         || (a == 198 && (18..20).contains(&b)))
 }
 
+/// Only 2000::/3 is given out. Within it, 2001::/23 (Teredo and other protocols) and 2002::/16 (6to4) carry IPv4 addresses that would have
+/// to be checked in turn, and 2001:db8::/32 and 3fff::/20 are for documentation.
 fn is_public_v6(v6: Ipv6Addr) -> bool {
-    let first = v6.segments()[0];
-    // 64:ff9b::/96 and 2002::/16 carry IPv4 addresses that would have to be checked in turn.
-    !(v6.is_loopback()
-        || v6.is_unspecified()
-        || v6.is_multicast()
-        || (first & 0xfe00) == 0xfc00
-        || (first & 0xffc0) == 0xfe80
-        || first == 0x64
-        || first == 0x2002
-        || (first == 0x2001 && v6.segments()[1] == 0xdb8))
+    let [first, second, ..] = v6.segments();
+    (first & 0xe000) == 0x2000
+        && !(first == 0x2001 && (second < 0x200 || second == 0xdb8))
+        && first != 0x2002
+        && !(first == 0x3fff && second < 0x1000)
 }
 
 #[cfg(test)]
@@ -105,6 +103,10 @@ mod tests {
             ("fe80::1", false),
             ("fd00:ec2::254", false),
             ("64:ff9b::a00:1", false),
+            ("::7f00:1", false),
+            ("2002:7f00:1::", false),
+            ("2001:0:53aa:64c::1", false),
+            ("fec0::1", false),
         ] {
             assert_eq!(is_public(address.parse().expect("an address")), public, "{address}");
         }

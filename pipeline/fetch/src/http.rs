@@ -7,9 +7,11 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 /// A client with the guard in its resolver. No proxy: it would resolve names behind the guard's back.
@@ -17,6 +19,7 @@ use url::Url;
 pub(crate) struct Client {
     client: reqwest::Client,
     guard: Guard,
+    hosts: Hosts,
     redirects_max: usize,
 }
 
@@ -26,14 +29,15 @@ impl Client {
             .redirect(Policy::none())
             .no_proxy()
             .timeout(config.timeout)
-            .connect_timeout(config.timeout)
+            .connect_timeout(config.connect_timeout)
             .pool_max_idle_per_host(32)
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("spawn/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(Arc::new(GuardedResolver(guard.clone())))
             .build()
             .map_err(|e| format!("cannot build the HTTP client: {e}"))?;
-        Ok(Self { client, guard, redirects_max: config.redirects_max })
+        let hosts = Hosts::new(config.per_host_concurrency);
+        Ok(Self { client, guard, hosts, redirects_max: config.redirects_max })
     }
 
     /// The body and its declared media type.
@@ -44,6 +48,7 @@ impl Client {
     ) -> Result<(Bytes, Option<String>), Failed> {
         for _ in 0..=self.redirects_max {
             self.guard.check_url(&url)?;
+            let _place = self.hosts.place(url.host_str().unwrap_or_default()).await;
             let response = self.client.get(url.clone()).send().await.map_err(|e| self.failed(&e))?;
             if !response.status().is_redirection() {
                 return body(response, bytes_max).await;
@@ -66,7 +71,38 @@ impl Client {
             }
             cause = below.source();
         }
-        Failed::Transient(describe(error))
+        match error.is_builder() {
+            true => reject("payload.uri", "no request can be made of this URI"),
+            false => Failed::Transient(describe(error)),
+        }
+    }
+}
+
+/// Places for requests, per host. Whoever waits for one does so within its attempt's time.
+#[derive(Clone, Debug)]
+struct Hosts {
+    places: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    concurrency: usize,
+}
+
+/// Hosts remembered; idle ones are forgotten beyond that.
+const HOSTS_MAX: usize = 1024;
+
+impl Hosts {
+    fn new(concurrency: usize) -> Self {
+        Self { places: Arc::default(), concurrency: concurrency.max(1) }
+    }
+
+    async fn place(&self, host: &str) -> OwnedSemaphorePermit {
+        let semaphore = {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            if places.len() >= HOSTS_MAX {
+                places.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+            }
+            let fresh = || Arc::new(Semaphore::new(self.concurrency));
+            places.entry(host.to_owned()).or_insert_with(fresh).clone()
+        };
+        semaphore.acquire_owned().await.expect("never closed. This is a bug.")
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use spawn_core::{Payload, Refusal};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -52,6 +52,8 @@ async fn files_are_read_below_their_roots_and_nowhere_else() {
     std::fs::write(folder.0.join("open/big"), [1; 101]).unwrap();
     std::fs::write(folder.0.join("secret"), [1; 10]).unwrap();
     std::os::unix::fs::symlink(folder.0.join("secret"), folder.0.join("open/link")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.0.join("open/fifo")).status().unwrap();
+    assert!(made.success());
     let fetcher = folder.fetcher();
     for (path, expected) in [
         ("open/a", "ok 60"),
@@ -62,6 +64,10 @@ async fn files_are_read_below_their_roots_and_nowhere_else() {
         ("open/link", "payload.denied"),
         ("open/../secret", "payload.denied"),
         ("open", "payload.denied"),
+        ("missing", "payload.denied"),
+        ("open/a/b", "payload.not_found"),
+        ("open/%00", "payload.uri"),
+        ("open/fifo", "payload.denied"),
     ] {
         assert_eq!(code(&fetcher, folder.uri(path)).await, expected, "{path}");
     }
@@ -150,4 +156,89 @@ async fn details_keep_credentials_to_themselves() {
     let refusal = private().fetch(Payload::Reference(uri), None).await.unwrap_err();
     let (Refusal::Reject(rejection) | Refusal::Defer(rejection)) = refusal;
     assert!(!rejection.detail.contains("secret"), "{rejection}");
+}
+
+#[tokio::test]
+async fn redirects_and_slow_answers_share_one_time_limit() {
+    let (uri, count) = server(vec![answer("302 Found", "location: /again\r\n", "")]).await;
+    assert_eq!(code(&private(), Payload::Reference(uri)).await, "payload.http_status");
+    assert_eq!(count.load(Relaxed), 4, "three redirects");
+    // Says that more will come, and sends nothing more.
+    let (uri, _) = server(vec!["HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nabc".into()]).await;
+    let started = std::time::Instant::now();
+    assert_eq!(code(&private(), Payload::Reference(uri)).await, "deferred payload.unreachable");
+    assert!(started.elapsed().as_secs_f64() < 2.5, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_host_that_fails_is_left_alone_until_it_answers_a_probe() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/x", listener.local_addr().unwrap());
+    let (count, well) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counted, is_well) = (count.clone(), well.clone());
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Relaxed);
+            let said =
+                if is_well.load(Relaxed) { answer("200 OK", "", "abc") } else { answer("503 Busy", "", "") };
+            let mut request = [0; 1024];
+            let _read = socket.read(&mut request).await;
+            let _written = socket.write_all(said.as_bytes()).await;
+        }
+    });
+    let fetcher = private();
+    let failing: Vec<_> = (0..5)
+        .map(|_| {
+            let (fetcher, uri) = (fetcher.clone(), uri.clone());
+            tokio::spawn(async move { code(&fetcher, Payload::Reference(uri)).await })
+        })
+        .collect();
+    for fetch in failing {
+        assert_eq!(fetch.await.unwrap(), "deferred payload.unreachable");
+    }
+    let (asked, started) = (count.load(Relaxed), std::time::Instant::now());
+    for _ in 0..50 {
+        assert_eq!(code(&fetcher, Payload::Reference(uri.clone())).await, "deferred payload.unreachable");
+    }
+    assert!(started.elapsed().as_secs_f64() < 0.5, "nobody waits: {:?}", started.elapsed());
+    assert_eq!(count.load(Relaxed), asked, "nobody asks");
+    well.store(true, Relaxed);
+    while code(&fetcher, Payload::Reference(uri.clone())).await != "ok 3" {
+        assert!(started.elapsed().as_secs_f64() < 5.0, "no probe");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(count.load(Relaxed), asked + 1, "the probe was enough");
+    assert_eq!(code(&fetcher, Payload::Reference(uri)).await, "ok 3");
+}
+
+#[tokio::test]
+async fn a_host_gets_only_so_many_requests_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/x", listener.local_addr().unwrap());
+    let config = FetchConfig {
+        private_addresses_allowed: true,
+        per_host_concurrency: 1,
+        timeout: std::time::Duration::from_millis(1900),
+        ..FetchConfig::default()
+    };
+    let fetcher = Fetcher::new(config).unwrap();
+    let fetches: Vec<_> = (0..3)
+        .map(|_| {
+            let (fetcher, uri) = (fetcher.clone(), uri.clone());
+            tokio::spawn(async move { code(&fetcher, Payload::Reference(uri)).await })
+        })
+        .collect();
+    for _ in 0..fetches.len() {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        let _read = socket.read(&mut request).await.unwrap();
+        // Nobody else comes while this one is not answered.
+        let another = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(another, listener.accept()).await.is_err());
+        socket.write_all(answer("200 OK", "", "abc").as_bytes()).await.unwrap();
+    }
+    for fetch in fetches {
+        assert_eq!(fetch.await.unwrap(), "ok 3");
+    }
 }

@@ -133,6 +133,25 @@ pub(crate) fn admin(brokers: &str, properties: &BTreeMap<String, String>) -> Cli
     client
 }
 
+/// A consumer outside of every group, which is told what to read and stores nothing.
+pub(crate) fn reader(brokers: &str, properties: &BTreeMap<String, String>) -> ClientConfig {
+    let mut client = base(brokers, "spawn-reader");
+    client
+        // Never joined, but the client does not assign without one.
+        .set("group.id", "spawn-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
+        .set("enable.partition.eof", "true")
+        .set("fetch.message.max.bytes", "16777216")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.queue.backoff.ms", "5");
+    apply(&mut client, properties);
+    client
+}
+
 fn base(brokers: &str, client_id: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     client

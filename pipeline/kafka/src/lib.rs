@@ -8,6 +8,7 @@
 //! - `topic_id`: whether the topic is still the one that was announced
 //! - [`mod@job`]: what a record asks for (CloudEvents binary and structured, plain JSON, bare media)
 //! - [`mod@message`], [`mod@producer`]: jobs on their way to Kafka; success only by delivery report
+//! - [`mod@reread`]: what a topic still has, read beside the line
 //! - [`mod@admin`]: topics, offsets; [`mod@version`]: the broker's release; [`mod@embedded`]: a broker inside the process
 //! - [`mod@config`], [`mod@errors`], `telemetry`
 
@@ -21,6 +22,7 @@ mod outbox;
 mod poll;
 pub mod producer;
 mod rebalance;
+pub mod reread;
 pub mod source;
 mod stamp;
 mod telemetry;
@@ -36,5 +38,6 @@ pub use config::{ConsumerConfig, ProducerConfig, Start};
 pub use embedded::EmbeddedBroker;
 pub use message::{JobMessage, Message};
 pub use producer::{Producer, SendError};
+pub use reread::{Cluster, OffsetPortion, StoredRecord, record_at};
 pub use source::KafkaSource;
 pub use version::broker_version;

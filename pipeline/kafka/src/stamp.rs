@@ -41,7 +41,7 @@ pub(crate) fn stamp(
 }
 
 /// Headers in order, and whether all names are UTF-8. Not through `message.headers()`, which panics where one is not.
-fn headers(message: &BorrowedMessage<'_>) -> (Vec<(String, Bytes)>, bool) {
+pub(crate) fn headers(message: &BorrowedMessage<'_>) -> (Vec<(String, Bytes)>, bool) {
     let (mut headers, mut readable) = (Vec::new(), true);
     let mut list = std::ptr::null_mut();
     // SAFETY: the message is borrowed for the whole function, and the list of headers belongs to it.

@@ -27,6 +27,9 @@ pub enum StoreError {
     /// No such generation.
     #[error("there is no generation {0}; `spawn generations` lists them")]
     UnknownGeneration(i32),
+    /// A dead letter is named by its item's id or by its origin.
+    #[error("`{0}` names no dead letter: give 32 hexadecimal digits, or topic/partition@offset")]
+    LetterName(String),
     /// The vector does not fit the generation.
     #[error("the vector has {got} elements, generation {generation} holds vectors of {want}")]
     Dimension {

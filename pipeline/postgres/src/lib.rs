@@ -14,8 +14,11 @@
 //! - [`mod@migrate`]: the schema, and whether this server can hold it
 //! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
 //! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
+//! - [`mod@redrive`]: [`Redrive`], deferred records that are tried again outside the line
 //! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
 //! - [`mod@decisions`]: what an operator writes off
+//! - [`mod@letters`], [`mod@replay`], [`mod@relay`]: dead letters found, sent back or purged, and on their way to a topic
+//! - [`mod@coverage`]: the ledger's offsets, to be compared with Kafka's; [`mod@delete`]: what a key has left
 //! - [`mod@errors`]: which fault a driver's error is
 
 mod bisect;
@@ -27,12 +30,19 @@ mod telemetry;
 mod write;
 
 pub mod audit;
+pub mod audit_report;
+pub mod coverage;
 pub mod decisions;
+pub mod delete;
 pub mod errors;
 pub mod identity;
 pub mod index;
+pub mod letters;
 pub mod migrate;
+pub mod redrive;
 pub mod rejections;
+pub mod relay;
+pub mod replay;
 pub mod results;
 pub mod search;
 pub mod sink;
@@ -41,13 +51,19 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditReport, Difference, Gap, PartitionAudit};
+pub use audit_report::{AuditReport, AuditScope, Difference, Gap, PartitionAudit};
+pub use coverage::{Coverage, Portion, Unread};
 pub use decisions::{Adopted, Reading, WrittenOff};
+pub use delete::Deleted;
 pub use errors::StoreError;
 pub use identity::PipelineIdentity;
+pub use letters::{GroupBy, Letter, LetterCounts, LetterGroup, LetterName, Wanted};
 pub use migrate::{migrate, pending};
+pub use redrive::{Deferral, Deferred, Redrive, Waiting};
 pub use rejections::{DeadLetter, RejectionPage, RejectionRow};
+pub use relay::{LETTERS_RELAY, RelayLimits};
+pub use replay::Purge;
 pub use results::{LabelRow, OriginRow, ResultFilter, ResultPage, ResultRow};
-pub use search::{Found, Hit, Narrow, SearchFilter};
+pub use search::{Found, Hit, Narrow, SearchFilter, as_stored};
 pub use sink::PgSink;
 pub use store::{Generation, OutcomeCounts, Store, Versions};

@@ -4,6 +4,7 @@ use crate::errors::StoreError;
 use crate::results::{OriginRow, read_cursor, write_cursor};
 use crate::store::Store;
 use serde::Serialize;
+use sqlx::AssertSqlSafe;
 
 const PAGE_MAX: i64 = 1000;
 
@@ -28,6 +29,12 @@ pub struct RejectionRow {
     pub first_failed_at: String,
     /// Whether it went to the dead-letter topic.
     pub published: bool,
+    /// Whether the original bytes are gone: their retention has passed.
+    pub purged: bool,
+    /// Whether its key was deleted later: replayed in place it would be skipped.
+    pub superseded: bool,
+    /// How often it was tried.
+    pub deliveries: i32,
 }
 
 /// Some dead letters, and how to get more.
@@ -53,8 +60,8 @@ pub struct DeadLetter {
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
-    number: i64,
+pub(crate) struct Row {
+    pub(crate) number: i64,
     pipeline: String,
     topic: String,
     partition: i32,
@@ -66,7 +73,16 @@ struct Row {
     value_bytes: i64,
     first_failed_at: String,
     published: bool,
+    purged: bool,
+    superseded: bool,
+    deliveries: i32,
 }
+
+/// What [`Row`] is read from: `FROM spawn.rejection r JOIN spawn.source s`.
+pub(crate) const COLUMNS: &str = "r.id AS number, s.pipeline, s.topic, r.partition, r.\"offset\",
+    encode(substr(r.id_hash, 1, 16), 'hex') AS id, r.code, r.stage, r.detail, coalesce(length(r.value), 0)::bigint AS value_bytes,
+    r.published, r.purged_at IS NOT NULL AS purged, r.superseded_at IS NOT NULL AS superseded, r.deliveries,
+    to_char(r.first_failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS first_failed_at";
 
 impl Store {
     /// A page of at most `limit` (1 to 1,000) dead letters, newest first, of one code or all.
@@ -78,18 +94,16 @@ impl Store {
     ) -> Result<RejectionPage, StoreError> {
         let before = cursor.map(read_cursor).transpose()?.unwrap_or(i64::MAX);
         let limit = limit.clamp(1, PAGE_MAX);
-        let mut rows: Vec<Row> = sqlx::query_as(
-            "SELECT r.id AS number, s.pipeline, s.topic, r.partition, r.\"offset\", encode(substr(r.id_hash, 1, 16), 'hex') AS id,
-                    r.code, r.stage, r.detail, coalesce(length(r.value), 0)::bigint AS value_bytes, r.published,
-                    to_char(r.first_failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS first_failed_at
-               FROM spawn.rejection r JOIN spawn.source s ON s.id = r.source
-              WHERE r.id < $1 AND ($2::text IS NULL OR r.code = $2) ORDER BY r.id DESC LIMIT $3",
-        )
-        .bind(before)
-        .bind(code)
-        .bind(limit + 1)
-        .fetch_all(&self.pool)
-        .await?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM spawn.rejection r JOIN spawn.source s ON s.id = r.source
+              WHERE r.id < $1 AND ($2::text IS NULL OR r.code = $2) ORDER BY r.id DESC LIMIT $3"
+        );
+        let mut rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(before)
+            .bind(code)
+            .bind(limit + 1)
+            .fetch_all(&self.pool)
+            .await?;
         let more = rows.len() as i64 > limit;
         rows.truncate(limit as usize);
         let next = if more { rows.last().map(|row| write_cursor(row.number)) } else { None };
@@ -124,7 +138,7 @@ impl Store {
 }
 
 impl Row {
-    fn read(self) -> RejectionRow {
+    pub(crate) fn read(self) -> RejectionRow {
         RejectionRow {
             pipeline: self.pipeline,
             origin: OriginRow { topic: self.topic, partition: self.partition, offset: self.offset },
@@ -135,6 +149,9 @@ impl Row {
             value_bytes: self.value_bytes,
             first_failed_at: self.first_failed_at,
             published: self.published,
+            purged: self.purged,
+            superseded: self.superseded,
+            deliveries: self.deliveries,
         }
     }
 }

@@ -88,6 +88,14 @@ impl<'a> Rows<'a> {
         rows
     }
 
+    /// One record for itself.
+    pub(crate) fn one(envelope: &'a Envelope<Inferred>, over: Option<&'a Override>) -> Self {
+        let mut rows = Self::default();
+        rows.place.push(0);
+        rows.push(envelope, over);
+        rows
+    }
+
     /// Rows of all tables together, for the metric.
     pub(crate) fn count(&self) -> u64 {
         let results = self.r_outcome.iter().filter(|o| **o == Outcome::Result as i16).count();
@@ -186,7 +194,7 @@ impl<'a> Rows<'a> {
 }
 
 /// 128 bits of a Kafka key's BLAKE3.
-fn key_hash(key: &[u8]) -> Uuid {
+pub(crate) fn key_hash(key: &[u8]) -> Uuid {
     let hash = ItemId::of_record("", key, b"").0;
     Uuid::from_u128(u128::from_be_bytes(hash[..16].try_into().expect("16 of 32 bytes. This is a bug.")))
 }

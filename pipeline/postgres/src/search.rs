@@ -160,7 +160,23 @@ impl Store {
             format!("SELECT vector FROM spawn.embedding_{generation} WHERE item = $1 ORDER BY chunk LIMIT 1");
         let vector: Option<HalfVector> =
             sqlx::query_scalar(AssertSqlSafe(sql)).bind(item).fetch_optional(&self.pool).await?;
-        Ok(vector.map(|v| v.as_slice().iter().map(|x| x.to_f32()).collect()))
+        Ok(vector.map(|v| wide(&v)))
+    }
+
+    /// All stored vectors of a result with their chunk numbers; -1 is the pooled one.
+    pub async fn vectors_of(&self, id: &str, generation: i32) -> Result<Vec<(i32, Vec<f32>)>, StoreError> {
+        let (low, high) = hash_range(id)?;
+        let sql = format!(
+            "SELECT e.chunk, e.vector FROM spawn.dedupe d JOIN spawn.embedding_{generation} e ON e.item = d.item
+              WHERE d.generation = $1 AND d.id_hash BETWEEN $2 AND $3 ORDER BY e.item DESC, e.chunk"
+        );
+        let rows: Vec<(i32, HalfVector)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(generation)
+            .bind(&low[..])
+            .bind(&high[..])
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows.into_iter().map(|(chunk, vector)| (chunk, wide(&vector))).collect())
     }
 
     async fn searched(&self, filter: &SearchFilter, narrow: &Narrow) -> Result<Generation, StoreError> {
@@ -192,6 +208,15 @@ impl Store {
         transaction.commit().await?;
         Ok(rows)
     }
+}
+
+/// The elements as they would be read back from the table: rounded to 16-bit floats.
+pub fn as_stored(vector: &[f32]) -> Vec<f32> {
+    wide(&HalfVector::from_f32_slice(vector))
+}
+
+fn wide(vector: &HalfVector) -> Vec<f32> {
+    vector.as_slice().iter().map(|x| x.to_f32()).collect()
 }
 
 impl Row {

@@ -3,6 +3,7 @@
 use crate::connect::Lane;
 use crate::errors::fault;
 use crate::identity::PipelineIdentity;
+use crate::redrive::Deferral;
 use crate::{claim, write};
 use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Sink, Written};
 
@@ -21,6 +22,8 @@ pub struct PgSink {
     pub(crate) source: i32,
     /// `spawn.generation.id`.
     pub(crate) generation: i32,
+    /// When deferred records are tried again.
+    pub(crate) deferral: Deferral,
 }
 
 impl PgSink {
@@ -46,7 +49,21 @@ impl PgSink {
                 .await
         });
         let (source, generation) = opened.await.map_err(|e| fault(&e))?;
-        Ok(Self { writer, claimer, warden, identity, spec_hash, source, generation })
+        Ok(Self {
+            writer,
+            claimer,
+            warden,
+            identity,
+            spec_hash,
+            source,
+            generation,
+            deferral: Deferral::default(),
+        })
+    }
+
+    /// The same with other times for deferred records.
+    pub fn deferring(self, deferral: Deferral) -> Self {
+        Self { deferral, ..self }
     }
 
     /// The generation that it fills.

@@ -14,13 +14,10 @@ use spawn_core::{Batch, Fault, FaultClass, Inferred, Rejection, Written};
 use sqlx::postgres::PgDatabaseError;
 use sqlx::postgres::types::PgInterval;
 use sqlx::types::Uuid;
+use std::time::Duration;
 
-/// A deferred record is tried again after this.
-const DUE_SECONDS: i64 = 30;
-/// And given up after this.
-const GIVE_UP_SECONDS: i64 = 24 * 3600;
 /// Deadlocks with a tombstone of another partition end by themselves; more than this many in a row mean something else.
-const SERIALISATION_RETRIES: u32 = 5;
+pub(crate) const SERIALISATION_RETRIES: u32 = 5;
 
 const CALL: &str = "SELECT * FROM spawn.write_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
                     $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37)";
@@ -110,7 +107,6 @@ async fn once(
     probe: bool,
 ) -> Result<Answer, sqlx::Error> {
     let spans: Vec<_> = batch.delta.iter().filter(|(_, span)| span.to > span.from).collect();
-    let seconds = |s: i64| PgInterval { months: 0, days: 0, microseconds: s * 1_000_000 };
     sink.writer
         .ask(async |connection| {
             sqlx::query_as(CALL)
@@ -149,12 +145,18 @@ async fn once(
                 .bind(&rows.h_name)
                 .bind(&rows.h_value)
                 .bind(&rows.t_row)
-                .bind(seconds(DUE_SECONDS))
-                .bind(seconds(GIVE_UP_SECONDS))
+                .bind(interval(sink.deferral.delay))
+                .bind(interval(sink.deferral.give_up))
                 .fetch_all(connection)
                 .await
         })
         .await
+}
+
+/// A duration as PostgreSQL takes it; at most 290,000 years.
+pub(crate) fn interval(duration: Duration) -> PgInterval {
+    let microseconds = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    PgInterval { months: 0, days: 0, microseconds }
 }
 
 fn trouble(error: &sqlx::Error, rows: &Rows<'_>) -> Trouble {

@@ -5,10 +5,16 @@ mod audit;
 mod bench_line;
 mod check;
 mod config_show;
+mod delete;
 mod demo;
 mod demo_report;
+mod dlq_ls;
+mod dlq_purge;
+mod dlq_replay;
+mod dlq_show;
 mod doctor;
 mod embed;
+mod explain;
 mod index;
 mod ingest;
 mod migrate;
@@ -22,7 +28,7 @@ mod worker;
 
 pub(crate) use api::infos as model_infos;
 
-use crate::cli::{Bench, Command, Config};
+use crate::cli::{Bench, Command, Config, Dlq};
 use crate::config::Loaded;
 use crate::exit::{Code, OrExit, Outcome};
 use crate::output::Output;
@@ -42,7 +48,13 @@ pub async fn run(command: Command, loaded: Loaded, out: Output) -> Outcome {
         Command::Models => models::run(settings, out),
         Command::Probe(args) => probe::run(args, settings, out),
         Command::Embed(args) => embed::run(args, settings, out).await,
-        Command::Audit => audit::run(settings, out).await,
+        Command::Audit(args) => audit::run(args, settings, out).await,
+        Command::Dlq(Dlq::Ls(args)) => dlq_ls::run(args, settings, out).await,
+        Command::Dlq(Dlq::Show(args)) => dlq_show::run(args, settings, out).await,
+        Command::Dlq(Dlq::Replay(args)) => dlq_replay::run(args, settings, out).await,
+        Command::Dlq(Dlq::Purge(args)) => dlq_purge::run(args, settings, out).await,
+        Command::Explain(args) => explain::run(args, settings, out).await,
+        Command::Delete(args) => delete::run(args, settings, out).await,
         Command::Index(args) => index::run(args, settings, out).await,
         Command::Pipelines(args) => pipelines::run(args, settings, out).await,
         Command::Check => check::run(settings, out).await,
@@ -56,6 +68,24 @@ pub async fn run(command: Command, loaded: Loaded, out: Output) -> Outcome {
 /// The reading side of the database.
 async fn store(settings: &crate::config::Settings) -> Outcome<Store> {
     Store::connect(&settings.postgres.url, settings.postgres.pool_max).await.or_exit(Code::Unavailable)
+}
+
+/// Which topics are read again, and where.
+fn cluster(settings: &crate::config::Settings) -> spawn_kafka::Cluster {
+    let kafka = &settings.kafka;
+    spawn_kafka::Cluster { brokers: kafka.brokers.clone(), properties: kafka.properties.clone() }
+}
+
+/// An error of the store with the exit code of whoever is at fault: the question, what is stored, or the database.
+fn asked(error: spawn_postgres::StoreError) -> crate::exit::Failure {
+    use spawn_postgres::StoreError;
+    let code = match &error {
+        StoreError::LetterName(_) | StoreError::Id(_) | StoreError::Cursor => Code::Usage,
+        // Our own refusals.
+        StoreError::Fault(fault) if !fault.detail.contains("(SQLSTATE SP") => Code::Unavailable,
+        _ => Code::Data,
+    };
+    crate::exit::Failure::new(code, error)
 }
 
 /// Completes on SIGTERM or SIGINT.

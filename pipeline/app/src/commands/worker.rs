@@ -5,6 +5,7 @@ use crate::config::{Pipeline, Settings};
 use crate::exit::{Code, Failure, OrExit, Outcome};
 use crate::line::{Running, Runtime};
 use crate::output::Output;
+use crate::relay::Relay;
 use spawn_engine::Stats;
 use spawn_postgres::Store;
 use std::sync::Arc;
@@ -25,10 +26,15 @@ pub(super) async fn run(args: Worker, settings: Settings, out: Output) -> Outcom
         pipelines.iter().map(|p| p.topic.as_str()).collect::<Vec<_>>().join(", ")
     ));
     let probes = super::api::serve_probes(&settings, &running.stats).await?;
+    let relay = Relay::start(&settings, super::store(&settings).await?).or_exit(Code::Unavailable)?;
     let at_end = at_end(args.exit_at_end, settings.clone(), pipelines.clone(), running.stats.clone());
+    let mut all_read = false;
     let ended = tokio::select! {
         () = super::interrupted() => None,
-        () = at_end => None,
+        () = at_end => {
+            all_read = true;
+            None
+        }
         ended = running.ended() => ended,
     };
     drop(probes);
@@ -45,6 +51,9 @@ pub(super) async fn run(args: Worker, settings: Settings, out: Output) -> Outcom
         out.note(format_args!(
             "{name}: {results} results, {rejected} rejected, {skipped} skipped, {deferred} deferred"
         ));
+    }
+    if let Some(relay) = relay {
+        relay.stop(all_read).await;
     }
     settled.then_some(()).ok_or_else(unsettled)
 }

@@ -174,6 +174,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         device: device.handle(),
         model: spec(),
         sink: Arc::new(Faked(blocked.clone())),
+        deferred: None,
         raw: Budget::new("raw", 64 << 10),
         decoded: Budget::new("decoded", 16 << 10),
         limits: Limits { fetch_window: 4, unit, drain_max: Duration::from_secs(5), stuck_after: LIMIT },

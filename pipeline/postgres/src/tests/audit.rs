@@ -1,5 +1,5 @@
 use super::fixture::{Db, at, claim, envelope, unit, with_db, works};
-use crate::{AuditReport, PartitionAudit};
+use crate::{AuditReport, AuditScope, PartitionAudit};
 use spawn_core::{Body, Rejection, Sink};
 
 /// Three units with 5 results, a dead letter and a deferred record on partition 0, and one on partition 1.
@@ -48,7 +48,15 @@ async fn a_clean_ledger_is_ok_and_counted() {
         assert_eq!((p.results, p.rejected, p.skipped, p.deferred), (5, 1, 0, 1));
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["partitions"][1]["end_offset"], serde_json::Value::Null);
-        assert_eq!(db.store().await.audit_of(Some("nobody")).await.unwrap().partitions, []);
+        assert_eq!(
+            db.store()
+                .await
+                .audit_of(&AuditScope { pipeline: Some("nobody".into()), ..AuditScope::default() })
+                .await
+                .unwrap()
+                .partitions,
+            []
+        );
     })
     .await;
 }

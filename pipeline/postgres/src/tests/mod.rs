@@ -3,12 +3,17 @@
 
 mod audit;
 mod claims;
+mod coverage;
 mod decisions;
+mod delete;
 mod fixture;
+mod letters;
 mod migrations;
 mod outcomes;
 mod reading;
+mod redrive;
 mod refused;
+mod relay;
 mod searching;
 mod throughput;
 mod writes;
