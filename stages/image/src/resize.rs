@@ -12,6 +12,7 @@ use spawn_core::Rejection;
 #[derive(Default)]
 pub(crate) struct Shrinker {
     resizer: Resizer,
+    narrowed: Vec<u8>,
     resized: Vec<u8>,
 }
 
@@ -30,15 +31,27 @@ impl Shrinker {
         };
         let bug = |e: &dyn std::fmt::Display| reject::malformed(format!("resize: {e}"));
         let (width, height) = plan.resized;
-        self.resized.resize(width as usize * height as usize * channels, 0);
         let source = ImageRef::new(pixels.width, pixels.height, &pixels.data, kind).map_err(|e| bug(&e))?;
-        let mut target = Image::from_slice_u8(width, height, &mut self.resized, kind).map_err(|e| bug(&e))?;
         let part = scaled(plan.part, denominator, (pixels.width, pixels.height));
-        let options = ResizeOptions::new()
-            .resize_alg(algorithm(config.filter))
-            .crop(part.left, part.top, part.width, part.height)
-            .use_alpha(false);
-        self.resizer.resize(&source, &mut target, &options).map_err(|e| bug(&e))?;
+        let options = ResizeOptions::new().resize_alg(algorithm(config.filter)).use_alpha(false);
+        self.resized.resize(width as usize * height as usize * channels, 0);
+        let mut target = Image::from_slice_u8(width, height, &mut self.resized, kind).map_err(|e| bug(&e))?;
+        // Between the two passes samples are rounded and cut to 0..=255, so their order shows at hard edges. The original's is rows first,
+        // of the upright picture. The library's is columns first, which is right for a picture that lies on its side.
+        if plan.turn.transpose || config.filter == Filter::Nearest {
+            let options = options.crop(part.left, part.top, part.width, part.height);
+            self.resizer.resize(&source, &mut target, &options).map_err(|e| bug(&e))?;
+        } else {
+            let (first, count) = rows_under(part, height, config.filter, pixels.height);
+            self.narrowed.resize(width as usize * count as usize * channels, 0);
+            let mut narrowed =
+                Image::from_slice_u8(width, count, &mut self.narrowed, kind).map_err(|e| bug(&e))?;
+            let across = options.crop(part.left, f64::from(first), part.width, f64::from(count));
+            self.resizer.resize(&source, &mut narrowed, &across).map_err(|e| bug(&e))?;
+            let top = part.top - f64::from(first);
+            let down = options.crop(0.0, top, f64::from(width), part.height.min(f64::from(count) - top));
+            self.resizer.resize(&narrowed, &mut target, &down).map_err(|e| bug(&e))?;
+        }
         Ok(place(&self.resized, plan, channels, config))
     }
 
@@ -47,8 +60,10 @@ impl Shrinker {
         if self.resizer.size_of_internal_buffers() > bytes {
             self.resizer.reset_internal_buffers();
         }
-        if self.resized.capacity() > bytes {
-            self.resized = Vec::new();
+        for buffer in [&mut self.narrowed, &mut self.resized] {
+            if buffer.capacity() > bytes {
+                *buffer = Vec::new();
+            }
         }
     }
 }
@@ -65,6 +80,24 @@ fn scaled(part: Rect, denominator: u32, (width, height): (u32, u32)) -> Rect {
     let (left, part_width) = axis(part.left, part.width, width);
     let (top, part_height) = axis(part.top, part.height, height);
     Rect { left, top, width: part_width, height: part_height }
+}
+
+/// The rows of a picture `limit` high that the kernels of `part` reach when it is resized to `height` rows: the first, and how many.
+fn rows_under(part: Rect, height: u32, filter: Filter, limit: u32) -> (u32, u32) {
+    let reach = support(filter) * (part.height / f64::from(height)).max(1.0);
+    let first = (part.top - reach).floor().max(0.0) as u32;
+    let end = (part.top + part.height + reach).ceil().min(f64::from(limit)) as u32;
+    (first, end - first)
+}
+
+/// Half the width of a filter's kernel, in output pixels.
+fn support(filter: Filter) -> f64 {
+    match filter {
+        Filter::Nearest | Filter::Box => 0.5,
+        Filter::Bilinear | Filter::Hamming => 1.0,
+        Filter::Bicubic => 2.0,
+        Filter::Lanczos3 => 3.0,
+    }
 }
 
 fn algorithm(filter: Filter) -> ResizeAlg {
