@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ["CARGO_TARGET_DIR"]) / "release" / "spawn"
 
 
-def spawn(*args: str, check: bool = True) -> list[dict]:
+def spawn(*args: str, check: bool = True, **environment: str) -> list[dict]:
     """Runs a command with --json and returns its objects."""
-    done = subprocess.run([BINARY, *args, "--json"], capture_output=True, text=True)
+    done = subprocess.run([BINARY, *args, "--json"], capture_output=True, text=True, env=os.environ | environment)
     if check and done.returncode != 0:
         raise SystemExit(f"spawn {' '.join(args)} ended with {done.returncode}\n{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
