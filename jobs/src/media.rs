@@ -15,8 +15,10 @@ pub const INLINE_BYTES_MAX: u64 = 15 << 20;
 const SNIFF_BYTES: usize = 512;
 
 /// Extension, modality, media type.
-const EXTENSIONS: [(&str, Modality, &str); 23] = [
+const EXTENSIONS: [(&str, Modality, &str); 27] = [
     ("aac", Modality::Audio, "audio/aac"),
+    ("aif", Modality::Audio, "audio/aiff"),
+    ("aiff", Modality::Audio, "audio/aiff"),
     ("bmp", Modality::Image, "image/bmp"),
     ("csv", Modality::Text, "text/csv"),
     ("flac", Modality::Audio, "audio/flac"),
@@ -28,6 +30,7 @@ const EXTENSIONS: [(&str, Modality, &str); 23] = [
     ("json", Modality::Text, "text/json"),
     ("m4a", Modality::Audio, "audio/mp4"),
     ("md", Modality::Text, "text/markdown"),
+    ("mka", Modality::Audio, "audio/x-matroska"),
     ("mp3", Modality::Audio, "audio/mpeg"),
     ("oga", Modality::Audio, "audio/ogg"),
     ("ogg", Modality::Audio, "audio/ogg"),
@@ -38,24 +41,36 @@ const EXTENSIONS: [(&str, Modality, &str); 23] = [
     ("tiff", Modality::Image, "image/tiff"),
     ("txt", Modality::Text, "text/plain"),
     ("wav", Modality::Audio, "audio/wav"),
+    ("webm", Modality::Audio, "audio/webm"),
     ("webp", Modality::Image, "image/webp"),
 ];
 
-/// First bytes, modality. For files without a known extension.
-const SIGNATURES: [(&[u8], Modality); 12] = [
-    (b"\xff\xd8\xff", Modality::Image),
-    (b"\x89PNG", Modality::Image),
-    (b"GIF8", Modality::Image),
-    (b"BM", Modality::Image),
-    (b"II*\0", Modality::Image),
-    (b"MM\0*", Modality::Image),
-    (b"fLaC", Modality::Audio),
-    (b"OggS", Modality::Audio),
-    (b"ID3", Modality::Audio),
-    (b"\xff\xfb", Modality::Audio),
-    (b"\xff\xf1", Modality::Audio),
-    (b"\xff\xf9", Modality::Audio),
+/// Where, which bytes, modality. Enough of them that no text begins so.
+const SIGNATURES: [(usize, &[u8], Modality); 19] = [
+    (0, b"\xff\xd8\xff", Modality::Image),
+    (0, b"\x89PNG\r\n", Modality::Image),
+    (0, b"GIF8", Modality::Image),
+    (0, b"II*\0", Modality::Image),
+    (0, b"MM\0*", Modality::Image),
+    (8, b"WEBP", Modality::Image),
+    (4, b"ftypavi", Modality::Image),
+    (4, b"ftyphei", Modality::Image),
+    (4, b"ftypmif1", Modality::Image),
+    (4, b"ftyp", Modality::Audio),
+    (8, b"WAVE", Modality::Audio),
+    (8, b"AIF", Modality::Audio),
+    (0, b"fLaC", Modality::Audio),
+    (0, b"OggS", Modality::Audio),
+    (0, b"\x1a\x45\xdf\xa3", Modality::Audio),
+    (0, b"\xff\xfb", Modality::Audio),
+    (0, b"\xff\xf3", Modality::Audio),
+    (0, b"\xff\xf1", Modality::Audio),
+    (0, b"\xff\xf9", Modality::Audio),
 ];
+
+/// The same, but a text may begin so: they count where the extension says nothing.
+const WEAK_SIGNATURES: [(usize, &[u8], Modality); 2] =
+    [(0, b"BM", Modality::Image), (0, b"ID3", Modality::Audio)];
 
 /// Where an item's bytes are.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,19 +98,17 @@ pub struct Item {
     pub metadata: Map<String, Value>,
 }
 
-/// What a file is by its extension, else by its first bytes; text if they are printable UTF-8.
+/// What a file is by its first bytes, else by its extension; text if the bytes are printable UTF-8.
 pub fn modality_of(path: &Path, head: &[u8]) -> Option<Modality> {
-    if let Some((_, modality, _)) = by_extension(path) {
-        return Some(*modality);
-    }
-    let riff = |kind: &[u8]| head.starts_with(b"RIFF") && head.get(8..12) == Some(kind);
-    match SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
-        Some((_, modality)) => Some(*modality),
-        None if riff(b"WEBP") => Some(Modality::Image),
-        None if riff(b"WAVE") => Some(Modality::Audio),
-        None if head.get(4..8) == Some(b"ftyp") => Some(Modality::Audio),
-        None => is_text(&head[..head.len().min(SNIFF_BYTES)]).then_some(Modality::Text),
-    }
+    let sniffed = |signatures: &[(usize, &[u8], Modality)]| {
+        let found =
+            signatures.iter().find(|(at, bytes, _)| head.get(*at..).is_some_and(|h| h.starts_with(bytes)));
+        found.map(|(.., modality)| *modality)
+    };
+    sniffed(&SIGNATURES)
+        .or_else(|| by_extension(path).map(|(_, modality, _)| *modality))
+        .or_else(|| sniffed(&WEAK_SIGNATURES))
+        .or_else(|| is_text(&head[..head.len().min(SNIFF_BYTES)]).then_some(Modality::Text))
 }
 
 /// What a URI is by the ending of its path.

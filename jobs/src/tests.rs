@@ -56,13 +56,19 @@ async fn run(path: &Path, change: impl FnOnce(&mut IngestOptions)) -> (IngestRep
 }
 
 #[test]
-fn media_are_told_by_name_and_else_by_content() {
+fn media_are_told_by_content_and_else_by_name() {
     for (name, head, expected) in [
         ("a.JPG", &b""[..], Some(Modality::Image)),
         ("x", b"\xff\xd8\xff\xe0", Some(Modality::Image)),
         ("x", b"RIFF\0\0\0\0WAVEfmt ", Some(Modality::Audio)),
         ("x", b"RIFF\0\0\0\0WEBPVP8 ", Some(Modality::Image)),
         ("x", b"\0\0\0\x20ftypM4A ", Some(Modality::Audio)),
+        ("x", b"\0\0\0\x20ftypavif", Some(Modality::Image)),
+        ("x", b"FORM\0\0\0\0AIFF", Some(Modality::Audio)),
+        ("x", b"\x1a\x45\xdf\xa3", Some(Modality::Audio)),
+        ("wrong.txt", b"\x89PNG\r\n", Some(Modality::Image)),
+        ("x", b"BM\x8a", Some(Modality::Image)),
+        ("cars.txt", b"BMW", Some(Modality::Text)),
         ("x", "Grüße".as_bytes(), Some(Modality::Text)),
         ("x", b"\0\x01\x02", None),
         ("x", b"", None),

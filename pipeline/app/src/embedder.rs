@@ -88,14 +88,13 @@ pub fn item_vector(inferred: &Inferred) -> Option<&[f32]> {
     inferred.pooled.as_ref().or_else(only).map(|e| e.as_slice())
 }
 
-/// What a file is by its extension, else by its first bytes.
+/// Said of a file that is none of the three.
+pub const UNKNOWN_KIND: &str = "neither picture, sound nor text, by its first bytes and its name; if it is, say --modality image|audio|text";
+
+/// What a file is by its first bytes, else by its extension.
 pub fn modality_of(path: &std::path::Path, bytes: &[u8]) -> Outcome<Modality> {
-    spawn_jobs::modality_of(path, bytes).ok_or_else(|| {
-        Failure::new(
-            Code::Usage,
-            format!("cannot tell what {} is: say --modality image|audio|text", path.display()),
-        )
-    })
+    spawn_jobs::modality_of(path, bytes)
+        .ok_or_else(|| Failure::new(Code::Data, format!("{} is {UNKNOWN_KIND}", path.display())))
 }
 
 /// Facts as JSON.

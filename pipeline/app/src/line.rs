@@ -93,6 +93,7 @@ impl Runtime {
             models.insert(manifest.name.clone(), (manifest, stage));
             boxed.push(Box::new(model));
         }
+        boxed.iter().for_each(|model| crate::telemetry::model(model.spec()));
         let on_gpu = boxed.iter().any(|model| model.spec().device.starts_with("cuda"));
         let device = Device::start(if on_gpu { 1 } else { callers(&settings) }, &boxed)?;
         let raw = Budget::new("raw", settings.memory.raw_bytes);

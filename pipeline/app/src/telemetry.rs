@@ -67,6 +67,12 @@ pub fn render() -> String {
     recorder().render()
 }
 
+/// A model that this process has loaded.
+pub(crate) fn model(spec: &spawn_core::ModelSpec) {
+    gauge!("spawn_model_info", "model" => spec.id().to_string(), "device" => spec.device.to_string(), "dtype" => spec.dtype.to_string())
+        .set(1.0);
+}
+
 /// A dead letter arrived in its topic.
 pub(crate) fn letter_published(source_topic: &str) {
     counter!("spawn_dlq_published_total", "topic" => source_topic.to_owned()).increment(1);
@@ -80,7 +86,7 @@ pub(crate) fn letters_waiting(records: i64) {
 /// Memory and CPU of this process under the names that Prometheus clients use.
 fn process() {
     gauge!("process_resident_memory_bytes").set(resident_bytes("VmRSS:") as f64);
-    gauge!("process_cpu_seconds_total").set(spawn_engine::meter::process_cpu().as_secs_f64());
+    counter!("process_cpu_seconds_total").absolute(spawn_engine::meter::process_cpu().as_secs());
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     gauge!("process_open_fds").set(open as f64);
 }

@@ -104,8 +104,6 @@ pub struct Job {
     pub media_type: Option<String>,
     /// Whatever else the producer sent, as a JSON object.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// W3C trace context.
-    pub traceparent: Option<String>,
 }
 
 /// What there is to work on.

@@ -123,7 +123,6 @@ pub(crate) mod tests {
             source_uri: None,
             media_type: None,
             metadata: serde_json::Map::new(),
-            traceparent: None,
         };
         Envelope::new(record, job, Body::Work(()))
     }

@@ -51,6 +51,30 @@ pub async fn ensure_topics(
     Ok(())
 }
 
+/// Deletes a topic, with everything in it. One that is not there is no error.
+pub async fn delete_topic(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topic: &str,
+) -> Result<(), Fault> {
+    let client: AdminClient<DefaultClientContext> =
+        admin(brokers, properties).create().map_err(|e| fault("cannot create the admin client", &e))?;
+    let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX));
+    let answers = client.delete_topics(&[topic], &options).await;
+    for answer in answers.map_err(|e| fault("cannot delete a topic", &e))? {
+        if let Err((topic, code)) = answer
+            && code != RDKafkaErrorCode::UnknownTopicOrPartition
+        {
+            return Err(Fault::new(
+                FaultClass::Operator,
+                "kafka",
+                format!("cannot delete the topic {topic}: {code}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The topic's id, which another topic of the same name does not have; `None` where the brokers tell none.
 pub async fn topic_id(
     brokers: &str,

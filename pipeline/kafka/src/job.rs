@@ -43,7 +43,6 @@ pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
         source_uri: None,
         media_type: None,
         metadata: Map::new(),
-        traceparent: raw.text("traceparent").map(str::to_owned),
     };
     let Some(value) = raw.value else {
         return (job, Body::Delete);
@@ -54,6 +53,10 @@ pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
         Form::Plain => object(value).and_then(|plain| plain_job(plain, &mut job)),
         Form::Media => Ok(media(raw, value, &mut job)),
     };
+    // The W3C trace context goes through to the row; in structured mode it is one of the event's own keys.
+    if let Some(context) = raw.text("traceparent") {
+        job.metadata.entry("traceparent").or_insert_with(|| context.into());
+    }
     let payload = payload.and_then(|payload| check(&job).map(|()| payload));
     match (&job.event_id, &payload) {
         (Some(id), _) => job.id = ItemId::of_event(&job.source, id),
@@ -130,6 +133,7 @@ fn looks_like_job(value: &[u8]) -> bool {
 }
 
 fn binary(raw: Raw<'_>, value: &Bytes, job: &mut Job) -> Result<Payload, Rejection> {
+    check_version(raw.attribute("ce_specversion")?, "header ce_specversion")?;
     job.event_id = raw.attribute("ce_id")?.map(str::to_owned);
     if let Some(source) = raw.attribute("ce_source")? {
         job.source = source.to_owned();
@@ -156,12 +160,12 @@ fn media(raw: Raw<'_>, value: &Bytes, job: &mut Job) -> Payload {
 }
 
 fn structured(mut event: Map<String, Value>, job: &mut Job) -> Result<Payload, Rejection> {
+    check_version(take_text(&mut event, "specversion", "")?.as_deref(), "/specversion")?;
     job.event_id = take_text(&mut event, "id", "")?;
     if let Some(source) = take_text(&mut event, "source", "")? {
         job.source = source;
     }
     job.source_uri = take_text(&mut event, "subject", "")?.map(|s| without_credentials(&s));
-    job.traceparent = take_text(&mut event, "traceparent", "")?.or(job.traceparent.take());
     job.media_type = take_text(&mut event, "datacontenttype", "")?;
     if let Some(uri) = take_text(&mut event, "dataref", "")? {
         let media_type = job.media_type.take();
@@ -263,6 +267,14 @@ fn take_text(object: &mut Map<String, Value>, key: &str, at: &str) -> Result<Opt
 
 fn field(pointer: &str, wanted: &str) -> Rejection {
     Rejection::new("envelope", "envelope.field", format!("{pointer}: {wanted} is wanted"))
+}
+
+/// CloudEvents promise that all of 1.x can be read as 1.0.
+fn check_version(version: Option<&str>, at: &str) -> Result<(), Rejection> {
+    match version {
+        Some(version) if version != "1" && !version.starts_with("1.") => Err(field(at, "CloudEvents 1.0")),
+        _ => Ok(()),
+    }
 }
 
 fn check(job: &Job) -> Result<(), Rejection> {

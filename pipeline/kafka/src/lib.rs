@@ -33,7 +33,7 @@ mod wishes;
 #[cfg(test)]
 mod tests;
 
-pub use admin::{end_offsets, ensure_topics, partitions, topic_id, watermarks};
+pub use admin::{delete_topic, end_offsets, ensure_topics, partitions, topic_id, watermarks};
 pub use config::{ConsumerConfig, ProducerConfig, Start};
 pub use embedded::EmbeddedBroker;
 pub use message::{JobMessage, Message};

@@ -199,7 +199,6 @@ mod tests {
             source_uri: None,
             media_type: None,
             metadata: serde_json::Map::new(),
-            traceparent: None,
         };
         Envelope::new(record, job, Body::Work(Payload::Inline(bytes::Bytes::new())))
     }

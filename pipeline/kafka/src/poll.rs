@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use spawn_core::{Assignment, Claim, Claimed, Event, Fault, FaultClass};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,6 +48,8 @@ pub(crate) struct Poller {
     turn: usize,
     retry_at: Instant,
     reported: Instant,
+    /// Partitions whose lag was told.
+    lag_told: BTreeSet<i32>,
     times: PollTimes,
 }
 
@@ -72,6 +74,7 @@ impl Poller {
             turn: 0,
             retry_at: now,
             reported: now,
+            lag_told: BTreeSet::new(),
             times: PollTimes::default(),
         }
     }
@@ -351,13 +354,7 @@ impl Poller {
             return;
         }
         let context = self.consumer.context();
-        let positions: BTreeMap<i32, i64> = lock(&context.owned)
-            .iter()
-            .filter_map(|(p, state)| match state {
-                Owned::Reading(reading) => Some((*p, reading.position)),
-                _ => None,
-            })
-            .collect();
+        let positions = self.positions();
         let partitions: Vec<i32> = positions.keys().copied().collect();
         let watermarks = self.watermarks(&partitions);
         if watermarks.len() < partitions.len() {
@@ -392,11 +389,17 @@ impl Poller {
         }
         self.reported = Instant::now();
         self.times.report(&self.topic, elapsed);
-        for (partition, state) in lock(&self.consumer.context().owned).iter() {
-            if let Owned::Reading(reading) = state {
-                telemetry::lag(&self.consumer, &self.topic, *partition, reading.position);
-            }
-        }
+        let positions = self.positions();
+        telemetry::lag(&self.consumer, &self.topic, &positions, &mut self.lag_told);
+    }
+
+    /// Where each partition is read.
+    fn positions(&self) -> BTreeMap<i32, i64> {
+        let position = |(p, state): (&i32, &Owned)| match state {
+            Owned::Reading(reading) => Some((*p, reading.position)),
+            _ => None,
+        };
+        lock(&self.consumer.context().owned).iter().filter_map(position).collect()
     }
 
     fn list(&self, positions: impl Iterator<Item = (i32, i64)>) -> TopicPartitionList {

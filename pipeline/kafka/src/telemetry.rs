@@ -3,13 +3,28 @@
 use crate::rebalance::Client;
 use metrics::{counter, gauge};
 use rdkafka::consumer::Consumer;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Records between `position` and the end of the partition, from the client's memory of the last fetch, without a request.
-pub(crate) fn lag(consumer: &Client, topic: &str, partition: i32, position: i64) {
-    if let Some(high) = cached_high(consumer, topic, partition) {
-        gauge!("spawn_kafka_lag_records", "topic" => topic.to_owned(), "partition" => partition.to_string())
-            .set((high - position).max(0) as f64);
+/// Records between each position and the end of its partition, from the client's memory of the last fetch, without a request. The
+/// partitions of `told` that have gone to somebody else have none any more.
+pub(crate) fn lag(consumer: &Client, topic: &str, positions: &BTreeMap<i32, i64>, told: &mut BTreeSet<i32>) {
+    let gauge = |partition: i32| gauge!("spawn_kafka_lag_records", "topic" => topic.to_owned(), "partition" => partition.to_string());
+    told.retain(|partition| {
+        positions.contains_key(partition) || {
+            gauge(*partition).set(0.0);
+            false
+        }
+    });
+    let mut behind = false;
+    for (partition, position) in positions {
+        let Some(high) = cached_high(consumer, topic, *partition) else { continue };
+        gauge(*partition).set((high - position).max(0) as f64);
+        told.insert(*partition);
+        behind |= high > *position;
+    }
+    if !behind {
+        gauge!("spawn_oldest_unprocessed_seconds", "topic" => topic.to_owned()).set(0.0);
     }
 }
 

@@ -53,6 +53,28 @@ fn every_accepted_form_gives_the_same_work() {
 }
 
 #[test]
+fn an_event_of_another_version_is_refused() {
+    let structured = json!({"specversion": "9", "id": "7", "data": "hi"}).to_string();
+    for (_, body) in [
+        parsed(&[("ce_specversion", "2.0"), ("ce_id", "7")], "hi"),
+        parsed(&[("content-type", "application/cloudevents+json")], &structured),
+    ] {
+        assert_eq!(rejection(body).code, "envelope.field");
+    }
+}
+
+#[test]
+fn the_trace_context_goes_with_the_metadata() {
+    let context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let (binary, _) = parsed(&[("ce_id", "7"), ("traceparent", context)], "hi");
+    let event = json!({"id": "7", "data": "hi", "traceparent": context});
+    let (structured, _) = parsed(&[("content-type", "application/cloudevents+json")], &event.to_string());
+    for job in [binary, structured] {
+        assert_eq!(job.metadata.get("traceparent"), Some(&json!(context)));
+    }
+}
+
+#[test]
 fn references_keep_their_credentials_to_themselves() {
     let (job, body) =
         parsed(&[], &json!({"uri": "https://me:secret@host/a.jpg?token=x", "extra": 1}).to_string());

@@ -54,7 +54,7 @@ impl Lane {
         let asked = async {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await??,
+                None => connect(&self.options).await?,
             };
             let answer = ask(&mut connection).await;
             if answer.as_ref().err().is_none_or(is_about_the_values) {
@@ -77,6 +77,21 @@ fn is_about_the_values(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some() && class(error) != FaultClass::Systemic
 }
 
+/// A new connection; without one the error says where it was looked for.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let connected = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await;
+    match connected.and_then(|connected| connected) {
+        Err(sqlx::Error::Io(error)) => {
+            let (host, port) = (options.get_host(), options.get_port());
+            let text = format!(
+                "cannot connect to PostgreSQL at {host}:{port}: {error}; is it running, is postgres.url (DATABASE_URL) right?"
+            );
+            Err(sqlx::Error::Io(std::io::Error::new(error.kind(), text)))
+        }
+        other => other,
+    }
+}
+
 async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, sqlx::Error> {
     tokio::time::timeout(limit, work).await.map_err(|_| {
         let text = format!("no answer from PostgreSQL within {} s", limit.as_secs());
@@ -86,7 +101,10 @@ async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T,
 
 /// The connections for questions. Nothing in the startup message that a pooler refuses.
 pub(crate) async fn readers(url: &str, connections_max: u32) -> Result<PgPool, Fault> {
-    PgPoolOptions::new()
+    let options = options(url, "spawn-reader")?;
+    // The pool would try again until its time is up, and not say why.
+    connect(&options).await.map_err(|e| fault(&e))?.close().await.map_err(|e| fault(&e))?;
+    Ok(PgPoolOptions::new()
         .max_connections(connections_max.max(1))
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(|connection, _| {
@@ -95,7 +113,5 @@ pub(crate) async fn readers(url: &str, connections_max: u32) -> Result<PgPool, F
                 Ok(())
             })
         })
-        .connect_with(options(url, "spawn-reader")?)
-        .await
-        .map_err(|e| fault(&e))
+        .connect_lazy_with(options))
 }

@@ -86,7 +86,11 @@ pub(crate) fn class(error: &sqlx::Error) -> FaultClass {
 /// A fault with the server's words, its SQLSTATE and what would mend it. Never the values: they may be secret.
 pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     let Some(code) = sqlstate(error) else {
-        return Fault::new(class(error), "postgres", error);
+        let class = class(error);
+        return match error {
+            sqlx::Error::Io(error) => Fault::new(class, "postgres", error),
+            error => Fault::new(class, "postgres", error),
+        };
     };
     let message = error.as_database_error().map_or_else(String::new, |e| e.message().to_owned());
     let advice = match code.as_str() {

@@ -27,6 +27,7 @@ mod claim;
 mod connect;
 mod rows;
 mod telemetry;
+mod trial;
 mod write;
 
 pub mod audit;

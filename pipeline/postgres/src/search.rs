@@ -163,6 +163,22 @@ impl Store {
         Ok(vector.map(|v| wide(&v)))
     }
 
+    /// How many of the latest items, at most 1,000, a search by their own vector finds first, and how many were asked. An item whose
+    /// vector another one has too counts as found.
+    pub async fn found_again(&self, modality: Modality) -> Result<(i64, i64), StoreError> {
+        let generation = self.active(modality).await?.id;
+        let mut transaction = self.pool.begin().await?;
+        tune(&mut transaction, 1).await?;
+        let sql = format!(
+            "WITH asked AS MATERIALIZED (
+                SELECT DISTINCT ON (item) item, vector FROM spawn.embedding_{generation} ORDER BY item DESC, chunk LIMIT 1000)
+             SELECT count(*) FILTER (WHERE near.item = a.item OR near.vector = a.vector), count(*)
+               FROM asked a CROSS JOIN LATERAL (
+                    SELECT e.item, e.vector FROM spawn.embedding_{generation} e ORDER BY e.vector <=> a.vector LIMIT 1) near"
+        );
+        Ok(sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *transaction).await?)
+    }
+
     /// All stored vectors of a result with their chunk numbers; -1 is the pooled one.
     pub async fn vectors_of(&self, id: &str, generation: i32) -> Result<Vec<(i32, Vec<f32>)>, StoreError> {
         let (low, high) = hash_range(id)?;

@@ -69,7 +69,9 @@ pub struct OutcomeCounts {
 impl Store {
     /// Connects with at most `connections_max` connections.
     pub async fn connect(url: &str, connections_max: u32) -> Result<Self, Fault> {
-        Ok(Self { pool: connect::readers(url, connections_max).await?, url: url.to_owned() })
+        let pool = connect::readers(url, connections_max).await?;
+        telemetry::pool(&pool);
+        Ok(Self { pool, url: url.to_owned() })
     }
 
     /// Whether the database answers.
@@ -151,12 +153,15 @@ impl Store {
         Ok(rows.into_iter().collect())
     }
 
-    /// Dead letters by code.
-    pub async fn rejection_codes(&self) -> Result<BTreeMap<String, i64>, StoreError> {
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT code, count(*) FROM spawn.rejection GROUP BY code")
-                .fetch_all(&self.pool)
-                .await?;
+    /// Dead letters by code, of the records of these topics.
+    pub async fn rejection_codes(&self, topics: &[String]) -> Result<BTreeMap<String, i64>, StoreError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT r.code, count(*) FROM spawn.rejection r JOIN spawn.source s ON s.id = r.source
+              WHERE s.topic = ANY ($1) GROUP BY r.code",
+        )
+        .bind(topics)
+        .fetch_all(&self.pool)
+        .await?;
         Ok(rows.into_iter().collect())
     }
 }

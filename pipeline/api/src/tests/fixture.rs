@@ -148,7 +148,6 @@ fn envelope(own: &str, i: usize, claim: spawn_core::Claim) -> Envelope<Inferred>
         source_uri: Some(format!("file:///{i}")),
         media_type: None,
         metadata: serde_json::Map::new(),
-        traceparent: None,
     };
     let inference = Inference {
         embedding: Some(Embedding::try_new(along(i, 4), 4).unwrap()),

@@ -1,7 +1,9 @@
 //! `spawn bench line`: the whole line against the bound that its stages set.
 //!
 //! On cores that all stages share, the line can do no more than `cores / (CPU seconds per item, summed over the stages)`. The CPU time of each stage is
-//! measured in the run itself; what is neither preparation nor inference (Kafka, batches, writing, the runtime) is one stage, `rest`.
+//! measured in the run itself; what is neither preparation nor inference (Kafka, batches, writing, the runtime) is one stage, `rest`. So the
+//! share tells how much of the cores' time the line could not use, waiting; whether a stage wastes CPU time is told by its seconds per item,
+//! against the stage's own benchmark. `alone_items_per_second` is what the cores could do of one stage, by its CPU time.
 
 use crate::cli::BenchLine;
 use crate::config::Settings;
@@ -16,10 +18,18 @@ use spawn_kafka::{Producer, ProducerConfig};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// Fewer are over before the line is warm.
+const RECORDS_MIN: usize = 200;
 /// Longest run.
 const RUN_MAX: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(args: BenchLine, mut settings: Settings, out: Output) -> Outcome {
+    if args.records < RECORDS_MIN {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("--records: at least {RECORDS_MIN}, fewer say nothing"),
+        ));
+    }
     let files = files(&args)?;
     let run = &uuid::Uuid::new_v4().simple().to_string()[..8];
     let pipeline = settings
@@ -58,27 +68,38 @@ pub(super) async fn run(args: BenchLine, mut settings: Settings, out: Output) ->
     let items = (stats.settled() - settled_before) as f64;
     let meters: Vec<_> =
         stats.meters.iter().zip(&meters_before).map(|(m, b)| (m.stage, m.read().since(b))).collect();
+    wait(|| stats.settled() >= args.records as u64, deadline).await?;
+    let [results, rejected, skipped, deferred] = stats.read_outcomes();
     running.finish().await?;
+    let store = super::store(&settings).await?;
+    let audited = store.audit().await.or_exit(Code::Unavailable)?.ok;
+    store.forget_trial(&pipeline.collection).await.or_exit(Code::Unavailable)?;
+    let kafka = &settings.kafka;
+    spawn_kafka::delete_topic(&kafka.brokers, &kafka.properties, &pipeline.topic)
+        .await
+        .or_exit(Code::Unavailable)?;
 
     let cores = spawn_torch::cores_granted();
     let spent =
         |stage: &str| meters.iter().find(|(s, _)| *s == stage).map_or(0.0, |(_, r)| r.cpu.as_secs_f64());
     let (prepare, infer) = (spent("prepare"), spent("infer"));
-    let mut stages: Vec<Value> = [("prepare", prepare), ("infer", infer), ("rest", (cpu - prepare - infer).max(0.0))]
+    let stages: Vec<Value> = [("prepare", prepare), ("infer", infer), ("rest", (cpu - prepare - infer).max(0.0))]
         .iter()
         .map(|(stage, cpu)| {
             let per_item = cpu / items;
             json!({"stage": stage, "cpu_seconds_per_item": per_item, "alone_items_per_second": cores as f64 / per_item})
         })
         .collect();
-    for (stage, reading) in &meters {
+    let waits = meters.iter().map(|(stage, reading)| {
         let [busy, starved, blocked] = reading.ratios();
-        stages.push(json!({"stage": format!("{stage} (time)"), "busy_ratio": busy, "starved_ratio": starved, "blocked_ratio": blocked}));
-    }
+        json!({"stage": stage, "busy_ratio": busy, "starved_ratio": starved, "blocked_ratio": blocked})
+    });
+    let waits: Vec<Value> = waits.collect();
     let bound = cores as f64 / (cpu / items);
     let rate = items / seconds;
     let value = json!({
-        "modality": args.modality, "records": args.records, "cores": cores, "line_items_per_second": rate, "stages": stages,
+        "modality": args.modality, "records": args.records, "cores": cores, "line_items_per_second": rate, "stages": stages, "waits": waits,
+        "results": results, "rejected": rejected, "skipped": skipped, "deferred": deferred, "audit": {"ok": audited},
         "bound_items_per_second": bound, "share": rate / bound, "peak_rss_bytes": crate::telemetry::peak_rss_bytes(),
     });
     if out.json {
@@ -88,7 +109,7 @@ pub(super) async fn run(args: BenchLine, mut settings: Settings, out: Output) ->
             "{rate:.1} items/s of at most {bound:.1} on {cores} cores: {:.0} %",
             100.0 * rate / bound
         ));
-        stages.iter().for_each(|stage| out.line(stage));
+        stages.iter().chain(&waits).for_each(|stage| out.line(stage));
     }
     Ok(())
 }

@@ -32,7 +32,9 @@ pub(super) async fn run(args: Demo, mut settings: Settings, out: Output) -> Outc
             .for_each(|s| out.line(format_args!("{}  {}  {}", s.path.display(), s.package, s.licence)));
         return Ok(());
     }
+    take_own_topics(&mut settings);
     let embedded = embed_broker(&args, &mut settings)?;
+    find_free_port(&mut settings.api.listen, out);
     let root = args.data.canonicalize().or_exit(Code::Config)?;
     settings.fetch.file_roots = root.display().to_string();
     spawn_postgres::migrate(&settings.postgres.url).await.or_exit(Code::Unavailable)?;
@@ -48,7 +50,9 @@ pub(super) async fn run(args: Demo, mut settings: Settings, out: Output) -> Outc
     let submitted = submit_and_watch(&samples, &settings, &runtime, &mut running, out).await?;
     let line_seconds = line_started.elapsed().as_secs_f64();
     let store = super::store(&settings).await?;
-    index::build(&store, None, out).await?;
+    for built in index::build(&store, None, out).await? {
+        out.note(&built);
+    }
     let report = demo_report::Report {
         broker: if embedded.is_some() { "embedded" } else { "kafka" },
         submitted,
@@ -86,14 +90,31 @@ fn samples(args: &Demo) -> Outcome<Vec<Sample>> {
         .collect())
 }
 
-/// Starts the broker inside this process if wanted. Topics of its own: what it hands out is forgotten, the database is not.
+/// Something else may listen where the API would: then any free port of the same host will do, for a demo.
+fn find_free_port(listen: &mut String, out: Output) {
+    if let Err(error) = std::net::TcpListener::bind(listen.as_str())
+        && error.kind() == std::io::ErrorKind::AddrInUse
+        && let Some((host, _)) = listen.rsplit_once(':')
+    {
+        out.note(format_args!("{listen} is in use, so the API takes a free port"));
+        *listen = format!("{host}:0");
+    }
+}
+
+/// Topics and consumer groups that only this run has: records that wait in the usual ones, and workers that read those, are no part of
+/// its account.
+fn take_own_topics(settings: &mut Settings) {
+    let run = &uuid::Uuid::new_v4().simple().to_string()[..8];
+    for pipeline in &mut settings.pipeline {
+        pipeline.topic = format!("{}.demo.{run}", pipeline.topic);
+    }
+    settings.kafka.group_prefix = format!("{}.demo.{run}", settings.kafka.group_prefix);
+}
+
+/// Starts the broker inside this process if wanted.
 fn embed_broker(args: &Demo, settings: &mut Settings) -> Outcome<Option<EmbeddedBroker>> {
     if args.broker != "embedded" {
         return Ok(None);
-    }
-    let run = uuid::Uuid::new_v4().simple().to_string();
-    for pipeline in &mut settings.pipeline {
-        pipeline.topic = format!("{}.demo.{}", pipeline.topic, &run[..8]);
     }
     let topics: Vec<String> = settings.pipeline.iter().map(|p| p.topic.clone()).collect();
     let broker = EmbeddedBroker::start(&topics, settings.kafka.partitions).or_exit(Code::Unavailable)?;

@@ -90,6 +90,11 @@ impl Report {
     ) -> Outcome {
         let audit = store.audit().await.or_exit(Code::Unavailable)?;
         let searches = searches(store).await?;
+        let mut found_again = Map::new();
+        for modality in Modality::ALL {
+            let (found, asked) = store.found_again(modality).await.or_exit(Code::Unavailable)?;
+            found_again.insert(modality.as_str().into(), json!({"found": found, "asked": asked}));
+        }
         let versions = store.versions().await.or_exit(Code::Unavailable)?;
         let modalities: BTreeMap<Modality, &Arc<Stats>> = settings
             .pipeline
@@ -97,6 +102,7 @@ impl Report {
             .zip(stats)
             .filter_map(|(p, s)| Some((runtime.modality(p)?, s)))
             .collect();
+        let topics: Vec<String> = settings.pipeline.iter().map(|p| p.topic.clone()).collect();
         let kafka = spawn_kafka::broker_version(&settings.kafka.brokers, &settings.kafka.properties).await;
         let value = json!({
             "broker": self.broker,
@@ -104,9 +110,10 @@ impl Report {
                          "pgvector": versions.pgvector, "libtorch": spawn_torch::versions()},
             "modalities": modalities.iter().map(|(m, s)| (m.as_str().to_owned(), self.modality(*m, s))).collect::<Map<_, _>>(),
             "audio_seconds_per_second": modalities.get(&Modality::Audio).map(|s| per_second(s.media_ms.load(Relaxed) as f64 / 1e3, s)),
-            "rejection_codes": store.rejection_codes().await.or_exit(Code::Unavailable)?,
+            "rejection_codes": store.rejection_codes(&topics).await.or_exit(Code::Unavailable)?,
             "stages": stats.iter().flat_map(|s| stages(s)).collect::<Vec<_>>(),
             "searches": searches,
+            "found_again": found_again,
             "audit": {"ok": audit.ok},
             "line_seconds": self.line_seconds,
             "wall_seconds": self.wall_seconds,
@@ -141,8 +148,11 @@ impl Report {
         let versions = &value["versions"];
         out.line("");
         out.line(format_args!(
-            "Apache Kafka {}, PostgreSQL {}, pgvector {}, libtorch {}",
-            word(&versions["kafka"]),
+            "{}, PostgreSQL {}, pgvector {}, libtorch {}",
+            match versions["kafka"].as_str() {
+                Some(version) => format!("Apache Kafka {version}"),
+                None => "a broker inside this process".to_owned(),
+            },
             word(&versions["postgres"]),
             word(&versions["pgvector"]),
             word(&versions["libtorch"])
@@ -176,6 +186,13 @@ impl Report {
                 percent(&s["starved_ratio"]),
                 percent(&s["blocked_ratio"]),
                 s["cpu_seconds"].as_f64().map_or("-".to_owned(), |c| format!("{c:.1}"))
+            ));
+        }
+        out.line("");
+        for (modality, f) in value["found_again"].as_object().into_iter().flatten() {
+            out.line(format_args!(
+                "{modality:<8} {} of {} found first when searched by their own vector",
+                f["found"], f["asked"]
             ));
         }
         for search in value["searches"].as_array().into_iter().flatten() {

@@ -13,25 +13,38 @@ use spawn_core::{Inferred, Modality};
 use std::path::Path;
 
 pub(super) async fn run(args: Files, settings: Settings, out: Output) -> Outcome {
-    let mut wanted = Vec::new();
+    let (mut wanted, mut refused) = (Vec::new(), 0);
     for path in &args.paths {
-        let bytes = read(path, settings.fetch.payload_bytes_max).map_err(|r| Failure::new(Code::Data, r))?;
-        let modality = args.modality.map_or_else(|| modality_of(path, &bytes), Ok)?;
-        wanted.push((path, bytes, modality));
+        let read = read(path, settings.fetch.payload_bytes_max);
+        let read = read.map_err(|r| Failure::new(Code::Data, format!("{}: {r}", path.display())));
+        let known = read.and_then(|bytes| {
+            let modality = args.modality.map_or_else(|| modality_of(path, &bytes), Ok)?;
+            Ok((path, bytes, modality))
+        });
+        match known {
+            Ok(item) => wanted.push(item),
+            Err(failure) => {
+                refused += 1;
+                out.note(format_args!("{:#}", failure.error));
+            }
+        }
     }
     let modalities: Vec<Modality> = wanted.iter().map(|w| w.2).collect();
-    let embedder = embedder(&settings, &modalities)?.1;
+    let (_runtime, embedder) = embedder(&settings, &modalities)?;
     for (path, bytes, modality) in wanted {
-        let inferred =
-            embedder.embed(modality, bytes.into(), None).await.map_err(|refused| match refused {
-                Refused::Media(rejection) => {
-                    Failure::new(Code::Data, format!("{}: {rejection}", path.display()))
-                }
-                Refused::System(detail) => Failure::new(Code::Unavailable, detail),
-            })?;
-        print(path, &inferred, &embedder, modality, out);
+        match embedder.embed(modality, bytes.into(), None).await {
+            Ok(inferred) => print(path, &inferred, &embedder, modality, out),
+            Err(Refused::Media(rejection)) => {
+                refused += 1;
+                out.note(format_args!("{}: {rejection}", path.display()));
+            }
+            Err(Refused::System(detail)) => return Err(Failure::new(Code::Unavailable, detail)),
+        }
     }
-    Ok(())
+    match refused {
+        0 => Ok(()),
+        n => Err(Failure::new(Code::Data, format!("{n} of {} files were refused", args.paths.len()))),
+    }
 }
 
 /// Loads only the models of these modalities; keep the runtime for as long as the embedder is used.

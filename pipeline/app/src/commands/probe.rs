@@ -2,7 +2,7 @@
 
 use crate::cli::Files;
 use crate::config::Settings;
-use crate::embedder::{facts_json, modality_of};
+use crate::embedder::facts_json;
 use crate::exit::{Code, Failure, Outcome};
 use crate::output::Output;
 use crate::registry;
@@ -43,9 +43,11 @@ fn probe(path: &Path, modality: Option<Modality>, settings: &Settings) -> Outcom
         Ok(bytes) => bytes,
         Err(rejection) => return Ok(refused(modality, rejection)),
     };
-    let modality = match modality {
-        Some(modality) => modality,
-        None => modality_of(path, &bytes)?,
+    let Some(modality) = modality.or_else(|| spawn_jobs::modality_of(path, &bytes)) else {
+        return Ok(refused(
+            None,
+            Rejection::new("fetch", "decode.unsupported", crate::embedder::UNKNOWN_KIND),
+        ));
     };
     let mut stage = stage_of(modality, settings)?;
     let media = Media::new(bytes.into(), None);

@@ -2,14 +2,14 @@
 
 use crate::cli::Results;
 use crate::config::Settings;
-use crate::exit::{Code, Failure, OrExit, Outcome};
+use crate::exit::{Code, Failure, Outcome};
 use crate::output::Output;
 use spawn_postgres::ResultFilter;
 
 pub(super) async fn run(args: Results, settings: Settings, out: Output) -> Outcome {
     let store = super::store(&settings).await?;
     if let Some(id) = args.id {
-        let Some(result) = store.result(&id).await.or_exit(Code::Unavailable)? else {
+        let Some(result) = store.result(&id).await.map_err(super::asked)? else {
             return Err(Failure::new(Code::Data, format!("no result has the id {id}")));
         };
         if out.json {
@@ -20,10 +20,8 @@ pub(super) async fn run(args: Results, settings: Settings, out: Output) -> Outco
         return Ok(());
     }
     let filter = ResultFilter { modality: args.modality, ..ResultFilter::default() };
-    let page = store
-        .results(&filter, args.cursor.as_deref(), i64::from(args.limit))
-        .await
-        .or_exit(Code::Unavailable)?;
+    let page =
+        store.results(&filter, args.cursor.as_deref(), i64::from(args.limit)).await.map_err(super::asked)?;
     if out.json {
         out.json("results", &page);
         return Ok(());

@@ -52,6 +52,10 @@ async fn embedded(query: &str, settings: &Settings) -> Outcome<(Modality, Vec<f3
     let (modality, bytes) = if path.is_file() {
         let bytes = read(path, settings.fetch.payload_bytes_max).map_err(|r| Failure::new(Code::Data, r))?;
         (modality_of(path, &bytes)?, Bytes::from(bytes))
+    } else if !query.contains(' ')
+        && matches!(spawn_jobs::modality_of(path, &[]), Some(Modality::Image | Modality::Audio))
+    {
+        return Err(Failure::new(Code::Data, format!("{query}: no such file")));
     } else {
         (Modality::Text, Bytes::copy_from_slice(query.as_bytes()))
     };

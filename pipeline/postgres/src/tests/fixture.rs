@@ -153,7 +153,6 @@ pub(super) fn envelope(claimed: &Claimed, offset: i64, id: &str, body: Body<Infe
         source_uri: Some(format!("file:///{id}")),
         media_type: None,
         metadata: serde_json::Map::new(),
-        traceparent: None,
     };
     Envelope::new(record, job, body)
 }

@@ -16,4 +16,5 @@ mod refused;
 mod relay;
 mod searching;
 mod throughput;
+mod trial;
 mod writes;

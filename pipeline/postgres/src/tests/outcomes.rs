@@ -164,7 +164,7 @@ async fn dead_and_deferred_letters_keep_the_original_bytes() {
         let due = "SELECT count(*) FROM spawn.redrive WHERE due_at > now() AND give_up_at > now() + interval '23 hours'
                     AND value = 'value of b' AND code = 'fetch.timeout' AND bytes = 11";
         assert_eq!(db.number(due).await, 1);
-        assert_eq!(store.rejection_codes().await.unwrap()["decode.truncated"], 1);
+        assert_eq!(store.rejection_codes(&["jobs".into()]).await.unwrap()["decode.truncated"], 1);
         let counts = store.counts_by_outcome(Some("test")).await.unwrap();
         assert_eq!((counts[0].results, counts[0].rejected, counts[0].skipped, counts[0].deferred), (0, 1, 1, 1));
         db.audited().await;

@@ -41,7 +41,7 @@ async fn a_refused_value_becomes_a_dead_letter_and_the_others_are_written() {
         let refused: Vec<i64> =
             db.ledger(0).await.into_iter().filter(|row| row.1 == 1).map(|row| row.0).collect();
         assert_eq!(refused, [3, 17, 18]);
-        assert_eq!(db.store().await.rejection_codes().await.unwrap()["store.value"], 3);
+        assert_eq!(db.store().await.rejection_codes(&["jobs".into()]).await.unwrap()["store.value"], 3);
         db.audited().await;
     })
     .await;
