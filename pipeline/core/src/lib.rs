@@ -15,6 +15,7 @@
 //! - [`mod@inference`]: what a model makes of it ([`Inference`], [`Embedding`], [`Provenance`])
 //! - [`mod@batch`]: the commit unit and the progress it carries ([`Batch`], [`CheckpointDelta`])
 //! - [`mod@fault`]: a refused record ([`Rejection`]) and a broken system ([`Fault`])
+//! - [`mod@protocol`]: who may write what, decided without I/O ([`Checkpoint`], [`Held`])
 //! - [`mod@seams`]: the four traits [`Source`], [`Stage`], [`Model`], [`Sink`]
 
 pub mod batch;
@@ -23,6 +24,7 @@ pub mod fault;
 pub mod features;
 pub mod inference;
 pub mod media;
+pub mod protocol;
 pub mod record;
 pub mod seams;
 
@@ -32,5 +34,6 @@ pub use fault::{Fault, FaultClass, Rejection};
 pub use features::{Array, ArrayData, Features, MediaFacts, Prepared};
 pub use inference::{Embedding, Inference, Inferred, Label, ModelSpec, Pooling, Provenance};
 pub use media::{ContentHash, Media, Modality};
+pub use protocol::{Checkpoint, Held, Progress, Step, Verdict};
 pub use record::{Claim, ItemId, Job, Origin, Outcome, Payload, Record};
 pub use seams::{Assignment, BoxFuture, Claimed, Event, Model, Pulse, Sink, Source, Stage, Written};

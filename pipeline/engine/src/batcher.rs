@@ -10,8 +10,7 @@ use crate::meter::{Meter, State};
 use crate::prepare::Ready;
 use crate::steps::reached;
 use crate::telemetry::Stats;
-use spawn_core::{Batch, Body, Claim, Entry, PartitionSpan};
-use std::collections::HashMap;
+use spawn_core::{Batch, Body, Entry, Progress, Step};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -79,15 +78,7 @@ struct Unit {
     chunks: usize,
     bytes: usize,
     flush: bool,
-    progress: HashMap<i32, Progress>,
-}
-
-/// Where the last unit of a partition ended.
-#[derive(Clone, Copy)]
-struct Progress {
-    claim: Claim,
-    position: i64,
-    ordinal: u64,
+    progress: Progress,
 }
 
 impl Unit {
@@ -101,7 +92,7 @@ impl Unit {
             chunks: 0,
             bytes: 0,
             flush: false,
-            progress: HashMap::new(),
+            progress: Progress::default(),
         }
     }
 
@@ -158,27 +149,25 @@ impl Unit {
             delta: Default::default(),
             flushed: Vec::new(),
         };
+        // One table for the whole cut: a claim that came in between would mix with the one before.
+        let held = self.claims.lock();
         for entry in std::mem::take(&mut self.entries) {
-            let (partition, claim) = (entry.partition(), entry.claim());
-            // Between push and cut the partition may have been lost; its next owner reads these records again.
-            let Some(start) = self.claims.start_of(partition, claim) else { continue };
-            let progress =
-                self.progress.entry(partition).or_insert(Progress { claim, position: start, ordinal: 0 });
-            if progress.claim != claim {
-                *progress = Progress { claim, position: start, ordinal: 0 };
-            }
-            if let Some(to) = entry.position_after() {
-                let span = batch.delta.entry(partition);
-                let span = span.or_insert(PartitionSpan { from: progress.position, to, claim, records: 0 });
-                span.to = span.to.max(to);
-                span.records += entry.ordinal() - progress.ordinal;
-                *progress = Progress { claim, position: span.to, ordinal: entry.ordinal() };
+            let step = Step {
+                partition: entry.partition(),
+                claim: entry.claim(),
+                position: entry.position_after(),
+                ordinal: entry.ordinal(),
+            };
+            // Since push the partition may have been lost; its next owner reads these records again.
+            if !self.progress.settle(&held, &mut batch.delta, step) {
+                continue;
             }
             match entry {
                 Entry::Item(envelope) => batch.envelopes.push(envelope),
                 Entry::Mark(mark) => batch.flushed.extend(mark.flushed),
             }
         }
+        drop(held);
         (self.records, self.chunks, self.bytes, self.flush) = (0, 0, 0, false);
         batch.delta.retain(|_, span| span.to > span.from);
         (!batch.delta.is_empty() || !batch.flushed.is_empty()).then_some(batch)
@@ -189,6 +178,7 @@ impl Unit {
 mod tests {
     use super::*;
     use crate::write::tests::{CLAIM, claimed, entry_at, mark_at};
+    use spawn_core::{Claim, PartitionSpan};
 
     fn unit() -> Unit {
         let claims = Claims::default();

@@ -71,9 +71,7 @@ impl Write {
         }
         self.meter.add_items(batch.envelopes.len() as u64);
         self.source.commit(&delta);
-        // What was read under a claim that we have replaced ourselves is fenced as well, and the newer claim stands.
-        let held = |p: &i32| self.claims.remove_if(*p, batch.delta[p].claim);
-        let lost: Vec<i32> = written.fenced.into_iter().filter(held).collect();
+        let lost = self.claims.fenced(&batch.delta, &written.fenced);
         if !lost.is_empty() {
             self.reclaim(lost);
         }
