@@ -10,6 +10,7 @@ mod fixture;
 mod letters;
 mod migrations;
 mod outcomes;
+mod protocol;
 mod reading;
 mod redrive;
 mod refused;
