@@ -8,7 +8,6 @@ use std::path::Path;
 fn media_become_results_and_broken_ones_become_rejections() {
     let world = World::new("flow");
     let (images, sounds, texts) = (media("images", 6), media("audio", 4), media("text", 6));
-    let broken = media("broken", 3);
     let mut paths: Vec<&str> = Vec::new();
     for path in images.iter().chain(&sounds).chain(&texts) {
         paths.push(path.to_str().unwrap());
@@ -23,7 +22,6 @@ fn media_become_results_and_broken_ones_become_rejections() {
     let bad_text = world.dir.path().join("bad.txt");
     std::fs::write(&bad_text, b"\xff\xfe\xfa not text").unwrap();
     world.json(&["submit", truncated.to_str().unwrap(), bad_text.to_str().unwrap()]);
-    assert!(!broken.is_empty());
 
     assert_eq!(world.worker(&["--exit-at-end"]).end(120), Some(0), "{}", world.log());
     world.assert_ledger("image", [6, 1, 2, 0]);
@@ -36,6 +34,51 @@ fn media_become_results_and_broken_ones_become_rejections() {
 
     found_by_itself(&world, &sent);
     order_is_kept(&world);
+}
+
+/// What `datasets/broken.py` makes, and what becomes of each.
+const BROKEN: [(&str, &str, &str); 17] = [
+    ("blank.txt", "text", "text.empty"),
+    ("bomb.png", "image", "limit.pixels"),
+    ("cut-in-half.jpg", "image", "decode.truncated"),
+    ("cut-in-half.png", "image", "decode.truncated"),
+    ("cut-in-header.flac", "audio", "decode.truncated"),
+    ("cut-in-header.jpg", "image", "decode.truncated"),
+    ("cut-in-header.wav", "audio", "decode.truncated"),
+    ("empty.jpg", "image", "payload.empty"),
+    ("empty.txt", "text", "payload.empty"),
+    ("empty.wav", "audio", "payload.empty"),
+    ("flipped.png", "image", "decode.malformed"),
+    ("latin1.txt", "text", "text.not_utf8"),
+    ("no-channels.wav", "audio", "decode.malformed"),
+    ("picture.txt", "text", "text.not_utf8"),
+    ("picture.wav", "audio", "decode.unsupported"),
+    ("stray-byte.txt", "text", "text.not_utf8"),
+    ("text.jpg", "image", "decode.unsupported"),
+];
+
+#[test]
+fn every_broken_file_is_rejected_with_its_code_and_its_bytes() {
+    let world = World::new("broken");
+    assert_eq!(media("broken", BROKEN.len()).len(), BROKEN.len());
+    let file = |name: &str| crate::world::data().join("broken").join(name);
+    let mut wanted = BTreeMap::new();
+    for (name, modality, code) in BROKEN {
+        let sent = world.json(&["submit", "--modality", modality, file(name).to_str().unwrap()]);
+        wanted.insert(sent[0]["id"].as_str().unwrap().to_owned(), (name, code));
+    }
+    assert_eq!(world.worker(&["--exit-at-end"]).end(120), Some(0), "{}", world.log());
+    let rows = world.sql("SELECT encode(substr(id_hash, 1, 16), 'hex') || ' ' || code || ' ' || octet_length(value) FROM spawn.rejection");
+    assert_eq!(rows.lines().count(), BROKEN.len(), "{rows}");
+    for row in rows.lines() {
+        let [id, code, bytes] = row.split(' ').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let (name, expected) = wanted[id];
+        assert_eq!(code, expected, "{name}");
+        assert_eq!(bytes, std::fs::metadata(file(name)).unwrap().len().to_string(), "{name}");
+    }
+    for (kind, rejected) in [("image", 7), ("audio", 5), ("text", 5)] {
+        world.assert_ledger(kind, [0, rejected, 0, 0]);
+    }
 }
 
 /// Each item's nearest is itself: by its id, and by its file.
@@ -89,11 +132,23 @@ fn plain_json_and_references_are_understood_and_guarded() {
 
 #[test]
 fn limits_refuse_before_anything_is_decoded() {
+    let limits = [
+        ("image", "images", "image.pixels_max=100", "limit.pixels"),
+        ("image", "images", "fetch.payload_bytes_max=1000", "limit.bytes"),
+        ("audio", "audio", "audio.seconds_max=1", "limit.duration"),
+        ("text", "text", "text.tokens_max=3", "limit.tokens"),
+    ];
     let world = World::new("limits");
-    let image = media("images", 1).remove(0);
-    world.run(&["submit", image.to_str().unwrap()]);
-    let worker = world.worker(&["--exit-at-end", "--pipeline", "image", "--set", "image.pixels_max=100"]);
-    assert_eq!(worker.end(120), Some(0), "{}", world.log());
-    assert_eq!(world.sql("SELECT code FROM spawn.rejection"), "limit.pixels");
-    world.assert_ledger("image", [0, 1, 0, 0]);
+    for (i, (kind, folder, setting, code)) in limits.into_iter().enumerate() {
+        let file = media(folder, i + 1).remove(i);
+        world.run(&["submit", file.to_str().unwrap()]);
+        assert_eq!(
+            world.worker(&["--exit-at-end", "--pipeline", kind, "--set", setting]).end(120),
+            Some(0),
+            "{}",
+            world.log()
+        );
+        assert_eq!(world.sql("SELECT code FROM spawn.rejection ORDER BY id DESC LIMIT 1"), code, "{setting}");
+    }
+    world.assert_ledger("image", [0, 2, 0, 0]);
 }

@@ -7,6 +7,7 @@
     reason = "tests may fail loudly and speak"
 )]
 
+mod api;
 mod cli;
 mod commits;
 mod compose;
