@@ -8,7 +8,7 @@ use crate::registry;
 use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
 use spawn_engine::{Budget, Crew, Device, Limits, Pipeline, Stats, Summary, UnitLimits};
 use spawn_fetch::{FetchConfig, Fetcher};
-use spawn_kafka::{ConsumerConfig, KafkaSource};
+use spawn_kafka::{ConsumerConfig, KafkaSource, Start};
 use spawn_postgres::{Deferral, PgSink, PipelineIdentity, Redrive};
 use spawn_torch::{Manifest, TorchModel};
 use std::collections::BTreeMap;
@@ -146,7 +146,8 @@ impl Runtime {
             .or_exit(Code::Unavailable)?
             .deferring(deferral(settings));
         let deferred = Redrive::of(&sink, &settings.postgres.url).or_exit(Code::Unavailable)?;
-        let source = KafkaSource::start(consumer(settings, pipeline)).or_exit(Code::Unavailable)?;
+        let start = start(settings, pipeline, &sink).await?;
+        let source = KafkaSource::start(consumer(settings, pipeline, start)).or_exit(Code::Unavailable)?;
         let handle = self.device.handle();
         let (_, stage) = &self.models[&pipeline.model];
         let spec = handle.spec(&pipeline.model).expect("identity checked it. This is a bug.").clone();
@@ -230,8 +231,20 @@ impl Running {
     }
 }
 
+/// Where a pipeline begins in partitions that nobody has claimed yet.
+async fn start(settings: &Settings, pipeline: &PipelineSettings, sink: &PgSink) -> Outcome<Start> {
+    let kafka = &settings.kafka;
+    let topic = std::slice::from_ref(&pipeline.topic);
+    let known =
+        spawn_kafka::partitions(&kafka.brokers, &kafka.properties, topic).await.or_exit(Code::Unavailable)?;
+    let now = known.into_values().flatten().next().unwrap_or(0);
+    let partitions =
+        sink.first_partitions(i32::try_from(now).unwrap_or(i32::MAX)).await.or_exit(Code::Unavailable)?;
+    Ok(if kafka.start == "latest" { Start::Latest { partitions } } else { Start::Earliest })
+}
+
 /// The consumer of a pipeline's topic.
-pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerConfig {
+fn consumer(settings: &Settings, pipeline: &PipelineSettings, start: Start) -> ConsumerConfig {
     let kafka = &settings.kafka;
     ConsumerConfig {
         pipeline: pipeline.name.clone(),
@@ -239,11 +252,7 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
         group: format!("{}.{}", kafka.group_prefix, pipeline.name),
         topic: pipeline.topic.clone(),
         client_id: format!("spawn-{}-{}", pipeline.name, uuid::Uuid::new_v4().simple()),
-        start: if kafka.start == "latest" {
-            spawn_kafka::Start::Latest
-        } else {
-            spawn_kafka::Start::Earliest
-        },
+        start,
         fetch_min_bytes: kafka.fetch_min_bytes,
         queue_bytes_max: kafka.queue_bytes_max,
         session_timeout_ms: kafka.session_timeout_ms,

@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 pub enum Start {
     /// At the first record that the topic still has.
     Earliest,
-    /// After the last record that it has then.
-    Latest,
+    /// After the last record that it has then. Partitions that the topic was given after its first so many hold only records that came
+    /// later: they start at their first.
+    Latest {
+        /// How many the topic had when it was read for the first time.
+        partitions: i32,
+    },
 }
 
 /// Settings of one pipeline's consumer.

@@ -203,12 +203,15 @@ impl Poller {
         let watermarks = self.watermarks(&waiting);
         let committed = committed(&self.consumer, &self.topic, &waiting);
         let mut owned = lock(&context.owned);
-        let first = |low, high| if self.config.start == Start::Latest { high } else { low };
+        let first = |partition, (low, high)| match self.config.start {
+            Start::Latest { partitions } if partition < partitions => high,
+            Start::Latest { .. } | Start::Earliest => low,
+        };
         let wanted: Vec<Assignment> = watermarks
             .into_iter()
-            .map(|(partition, (low, high))| Assignment {
+            .map(|(partition, available)| Assignment {
                 partition,
-                first_offset: first(low, high),
+                first_offset: first(partition, available),
                 topic_id: topic_id.clone(),
                 committed: committed.get(&partition).copied(),
             })

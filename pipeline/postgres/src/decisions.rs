@@ -81,6 +81,12 @@ impl Store {
         .bind(ends.iter().map(|(_, end)| *end).collect::<Vec<_>>())
         .fetch_one(&mut *transaction)
         .await?;
+        // The new reading begins at the start of each partition, whatever a first reading would.
+        sqlx::query("UPDATE spawn.source SET partitions = 0 WHERE pipeline = $1 AND topic = $2 AND retired_at IS NULL")
+            .bind(reading.pipeline)
+            .bind(reading.topic)
+            .execute(&mut *transaction)
+            .await?;
         match dry_run {
             true => transaction.rollback().await?,
             false => transaction.commit().await?,

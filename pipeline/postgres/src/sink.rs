@@ -61,6 +61,22 @@ impl PgSink {
         })
     }
 
+    /// How many partitions the topic had when its reading began: `now`, if it begins with this.
+    pub async fn first_partitions(&self, now: i32) -> Result<i32, Fault> {
+        let asked = self.claimer.ask(async |connection| {
+            sqlx::query("UPDATE spawn.source SET partitions = $2 WHERE id = $1 AND partitions IS NULL")
+                .bind(self.source)
+                .bind(now)
+                .execute(&mut *connection)
+                .await?;
+            sqlx::query_scalar("SELECT partitions FROM spawn.source WHERE id = $1")
+                .bind(self.source)
+                .fetch_one(connection)
+                .await
+        });
+        asked.await.map_err(|e| fault(&e))
+    }
+
     /// The same with other times for deferred records.
     pub fn deferring(self, deferral: Deferral) -> Self {
         Self { deferral, ..self }

@@ -1,7 +1,7 @@
 //! The source, the producer and the embedded broker together.
 
 use crate::message::JobMessage;
-use crate::{ConsumerConfig, EmbeddedBroker, KafkaSource, Message, Producer, ProducerConfig};
+use crate::{ConsumerConfig, EmbeddedBroker, KafkaSource, Message, Producer, ProducerConfig, Start};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use spawn_core::{
@@ -207,6 +207,17 @@ async fn a_claim_decides_where_reading_starts_also_the_second_time() {
     let again = &line.records[15..];
     assert!(again.iter().map(|e| e.origin().offset).eq(12..20));
     assert_eq!((again[0].record.ordinal, again[0].record.claim.epoch), (1, 2), "counts anew, newer claim");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_at_the_end_reads_partitions_that_came_later_from_their_start() {
+    let broker = broker(3);
+    produce(&broker, 0..60).await;
+    let config = ConsumerConfig { start: Start::Latest { partitions: 2 }, ..config(&broker) };
+    let (source, mut line) = (KafkaSource::start(config).expect("starts"), Line::default());
+    line.until(&source, |line| line.marks.len() >= 3).await;
+    assert_eq!(line.records[0].origin().offset, 0);
+    assert!(line.records.iter().all(|e| e.origin().partition == 2), "the others begin at their ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,15 @@ async fn the_first_claim_takes_the_first_offset_and_later_ones_the_position() {
 }
 
 #[tokio::test]
+async fn how_many_partitions_there_were_at_first_is_kept() {
+    with_db(|db: Db| async move {
+        assert_eq!(db.sink().await.first_partitions(3).await.unwrap(), 3);
+        assert_eq!(db.sink().await.first_partitions(5).await.unwrap(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_zombie_is_fenced_and_the_rest_of_its_unit_is_written() {
     with_db(|db: Db| async move {
         let (zombie, heir) = (db.sink().await, db.sink().await);
