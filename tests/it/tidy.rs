@@ -191,9 +191,9 @@ fn every_configuration_key_is_read() {
             keys += 1;
             let field = |code: &String| {
                 let named = code.contains(&format!(".{section}")) || code.contains(&format!("{section}:"));
-                let mut places = code
-                    .match_indices(&format!(".{key}"))
-                    .map(|(at, found)| code[at + found.len()..].chars().next());
+                let wanted = format!(".{key}");
+                let mut places =
+                    code.match_indices(&wanted).map(|(at, found)| code[at + found.len()..].chars().next());
                 named && places.any(|next| next.is_none_or(|c| !c.is_alphanumeric() && c != '_'))
             };
             assert!(read.iter().any(field), "{section}.{key} is documented but nobody reads it");
