@@ -94,8 +94,8 @@ impl<'a> Probe<'a> {
             }
         };
         let (wide, tall) = (u64::from(self.plan.resized.0), u64::from(self.plan.resized.1));
-        let resizing =
-            ((decoded.0 * tall).max(decoded.1 * wide) + wide * tall) * channels + (decoded.0 + decoded.1 + wide + tall) * WEIGHT_BYTES;
+        let resizing = ((decoded.0 * tall).max(decoded.1 * wide) + wide * tall) * channels
+            + (decoded.0 + decoded.1 + wide + tall) * WEIGHT_BYTES;
         let output = u64::from(config.width) * u64::from(config.height) * 3;
         let total = decoding.saturating_add(resizing).saturating_add(output).saturating_add(OVERHEAD_BYTES);
         usize::try_from(total).unwrap_or(usize::MAX)
