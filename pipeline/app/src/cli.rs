@@ -114,7 +114,8 @@ pub enum Command {
         after_help = "Examples:\n  spawn pipelines accept-gap --pipeline text --partition 3 --dry-run\n  spawn pipelines adopt-topic --pipeline text"
     )]
     Pipelines(Pipelines),
-    /// Check the whole line without starting it: configuration, database, broker, topics, models.
+    /// Check the whole line without starting it: models, memory, database, stored rows, client settings, broker, topics.
+    /// Ends with 69 when something is wrong; warnings are only told.
     #[command(after_help = "Examples:\n  spawn check\n  spawn check --json")]
     Check,
     /// The configuration.

@@ -138,7 +138,12 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// `name@` and the first 12 digits of the version: what rows and metrics call the model.
     pub fn id(&self) -> Arc<str> {
-        format!("{}@{}", self.name, &self.version[..self.version.len().min(12)]).into()
+        Self::id_of(&self.name, &self.version).into()
+    }
+
+    /// The same of a model that is not loaded.
+    pub fn id_of(name: &str, version: &str) -> String {
+        format!("{name}@{}", &version[..version.len().min(12)])
     }
 
     /// Whether one more chunk of `length` fits a call that has `chunks` of at most `longest`.

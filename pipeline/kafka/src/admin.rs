@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Longest wait for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest message that topics made here accept.
 const TOPIC_MESSAGE_BYTES_MAX: &str = "16777216";
 
@@ -131,7 +131,7 @@ pub async fn partitions(
 }
 
 /// The client's questions block: they are asked on a thread of their own, which ends after [`ANSWER_MAX`] at the latest.
-async fn asked<T: Send + 'static>(
+pub(crate) async fn asked<T: Send + 'static>(
     question: impl FnOnce() -> Result<T, rdkafka::error::KafkaError> + Send + 'static,
 ) -> Result<T, Fault> {
     let (answer_tx, answer_rx) = tokio::sync::oneshot::channel();

@@ -10,12 +10,14 @@
 //! - [`mod@message`], [`mod@producer`]: jobs on their way to Kafka; success only by delivery report
 //! - [`mod@reread`]: what a topic still has, read beside the line
 //! - [`mod@admin`]: topics, offsets; [`mod@version`]: the broker's release; [`mod@embedded`]: a broker inside the process
+//! - [`mod@inspect`]: what is asked before a start
 //! - [`mod@config`], [`mod@errors`], `telemetry`
 
 pub mod admin;
 pub mod config;
 pub mod embedded;
 pub mod errors;
+pub mod inspect;
 pub mod job;
 pub mod message;
 mod outbox;
@@ -36,6 +38,7 @@ mod tests;
 pub use admin::{delete_topic, end_offsets, ensure_topics, partitions, topic_id, watermarks};
 pub use config::{ConsumerConfig, ProducerConfig, Start};
 pub use embedded::EmbeddedBroker;
+pub use inspect::{ClusterSeen, TopicSeen};
 pub use message::{JobMessage, Message};
 pub use producer::{Producer, SendError};
 pub use reread::{Cluster, OffsetPortion, StoredRecord, record_at};

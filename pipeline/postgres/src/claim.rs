@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How long a claim waits for others before it ends them. A write takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn claim(sink: &PgSink, wanted: Vec<Assignment>) -> Result<Vec<Claimed>, Fault> {
     if wanted.is_empty() {
@@ -112,14 +112,6 @@ fn other_topic(sink: &PgSink, stored: &str, now: &str) -> Fault {
 }
 
 fn other_spec(sink: &PgSink, stored: &str) -> Fault {
-    let ours = sink.identity.spec();
-    // Two specs have the same lines in the same order: show those that differ.
-    let differences: Vec<String> = stored
-        .lines()
-        .zip(ours.lines())
-        .filter(|(stored, ours)| stored != ours)
-        .map(|(stored, ours)| format!("then `{}`, now `{}`", short(stored), short(ours)))
-        .collect();
     Fault::new(
         FaultClass::Operator,
         "postgres",
@@ -129,15 +121,7 @@ fn other_spec(sink: &PgSink, stored: &str) -> Fault {
              of its own",
             sink.identity.pipeline,
             sink.identity.topic,
-            differences.join("; "),
+            sink.identity.differences(stored).join("; "),
         ),
     )
-}
-
-fn short(text: &str) -> String {
-    if text.chars().count() <= 200 {
-        text.to_owned()
-    } else {
-        text.chars().take(200).chain("...".chars()).collect()
-    }
 }

@@ -49,4 +49,22 @@ impl PipelineIdentity {
     pub fn spec_hash(&self) -> [u8; 32] {
         ContentHash::of(self.spec().as_bytes()).0
     }
+    /// What is now otherwise than in a stored spec, for a person. Two specs have the same lines in the same order.
+    pub fn differences(&self, stored: &str) -> Vec<String> {
+        let ours = self.spec();
+        stored
+            .lines()
+            .zip(ours.lines())
+            .filter(|(stored, ours)| stored != ours)
+            .map(|(stored, ours)| format!("then `{}`, now `{}`", short(stored), short(ours)))
+            .collect()
+    }
+}
+
+fn short(text: &str) -> String {
+    if text.chars().count() <= 200 {
+        text.to_owned()
+    } else {
+        text.chars().take(200).chain("...".chars()).collect()
+    }
 }

@@ -19,6 +19,7 @@
 //! - [`mod@decisions`]: what an operator writes off
 //! - [`mod@letters`], [`mod@replay`], [`mod@relay`]: dead letters found, sent back or purged, and on their way to a topic
 //! - [`mod@coverage`]: the ledger's offsets, to be compared with Kafka's; [`mod@delete`]: what a key has left
+//! - [`mod@inspect`]: what is asked before a start
 //! - [`mod@errors`]: which fault a driver's error is
 
 mod bisect;
@@ -38,6 +39,7 @@ pub mod delete;
 pub mod errors;
 pub mod identity;
 pub mod index;
+pub mod inspect;
 pub mod letters;
 pub mod migrate;
 pub mod redrive;
@@ -53,11 +55,13 @@ pub mod store;
 mod tests;
 
 pub use audit_report::{AuditReport, AuditScope, Difference, Gap, PartitionAudit};
+pub use claim::PATIENCE as CLAIM_PATIENCE;
 pub use coverage::{Coverage, Portion, Unread};
 pub use decisions::{Adopted, Reading, WrittenOff};
 pub use delete::Deleted;
 pub use errors::StoreError;
 pub use identity::PipelineIdentity;
+pub use inspect::{StoredSource, pooled};
 pub use letters::{GroupBy, Letter, LetterCounts, LetterGroup, LetterName, Wanted};
 pub use migrate::{migrate, pending};
 pub use redrive::{Deferral, Deferred, Redrive, Waiting};

@@ -105,7 +105,8 @@ async fn check_extension(connection: &mut PgConnection) -> Result<(), Fault> {
     Ok(())
 }
 
-fn too_old(version: &str) -> bool {
+/// Whether this pgvector is older than the one that is needed.
+pub fn too_old(version: &str) -> bool {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     (next(), next(), next()) < PGVECTOR_MIN

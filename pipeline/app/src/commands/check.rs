@@ -1,89 +1,46 @@
 //! `spawn check`: the whole line, part by part, without starting it.
 
-use super::worker::chosen;
+use super::check_kafka::kafka;
+use super::check_models::models;
+use super::check_postgres::postgres;
+use super::doctor::memory_granted;
 use crate::config::Settings;
 use crate::exit::{Code, Failure, Outcome};
 use crate::output::Output;
-use crate::registry;
 use serde_json::{Value, json};
 
 pub(super) async fn run(settings: Settings, out: Output) -> Outcome {
     let mut findings = Findings::default();
-    models(&settings, &mut findings);
-    postgres(&settings, &mut findings).await;
+    let checked = models(&settings, &mut findings);
+    memory(&settings, checked.file_bytes, memory_granted(), &mut findings);
+    postgres(&settings, &checked.identities, &mut findings).await;
     kafka(&settings, &mut findings).await;
     findings.report("check", out)
 }
 
-fn models(settings: &Settings, findings: &mut Findings) {
-    for pipeline in &settings.pipeline {
-        let stage = registry::manifest(settings, &pipeline.model).and_then(|(manifest, folder)| {
-            Ok((manifest.modality, registry::stage(&manifest, &folder, settings)?))
-        });
-        let at = format!("pipeline.{}.model", pipeline.name);
-        match stage {
-            Ok((modality, _)) => findings.well("model", &at, format!("{} for {modality}", pipeline.model)),
-            Err(failure) => {
-                findings.wrong("model", &at, failure.error, "a model folder", "run `setup/install models`")
-            }
+/// What the line may hold at once, against what the machine or cgroup grants.
+fn memory(settings: &Settings, model_bytes: u64, granted: u64, findings: &mut Findings) {
+    let (memory, pipelines) = (&settings.memory, settings.pipeline.len());
+    let queues = settings.kafka.queue_bytes_max.saturating_mul(pipelines);
+    let budgets = memory.raw_bytes.saturating_add(memory.decoded_bytes).saturating_add(queues) as u64;
+    let wanted = budgets.saturating_add(model_bytes);
+    let found = format!(
+        "{} MiB granted; raw {} + decoded {} + queues {} ({pipelines} pipelines) + models {} = {} MiB",
+        granted >> 20,
+        memory.raw_bytes >> 20,
+        memory.decoded_bytes >> 20,
+        queues >> 20,
+        model_bytes >> 20,
+        wanted >> 20
+    );
+    let fix = "lower memory.raw_bytes, memory.decoded_bytes or kafka.queue_bytes_max, or grant more";
+    let fifth_free = granted / 5 * 4;
+    match wanted {
+        n if n > granted => findings.wrong("memory", "memory", found, "budgets below what is granted", fix),
+        n if n > fifth_free => {
+            findings.doubtful("memory", "memory", found, "a fifth left for model calls", fix)
         }
-    }
-}
-
-async fn postgres(settings: &Settings, findings: &mut Findings) {
-    let at = crate::config::mask("postgres.url", &settings.postgres.url);
-    let store = match super::store(settings).await {
-        Ok(store) => store,
-        Err(failure) => {
-            return findings.wrong(
-                "postgres",
-                &at,
-                failure.error,
-                "a connection",
-                "start it, or set postgres.url",
-            );
-        }
-    };
-    match store.versions().await {
-        Ok(v) => {
-            findings.well("postgres", &at, format!("PostgreSQL {}, pgvector {}", v.postgres, v.pgvector))
-        }
-        Err(error) => findings.wrong("postgres", &at, error, "versions", "see the server's log"),
-    }
-    match spawn_postgres::pending(&settings.postgres.url).await {
-        Ok(pending) if pending.is_empty() => findings.well("schema", &at, "up to date".into()),
-        Ok(pending) => findings.wrong(
-            "schema",
-            &at,
-            format!("{} migrations behind", pending.len()),
-            "up to date",
-            "run `spawn migrate`",
-        ),
-        Err(error) => findings.wrong("schema", &at, error, "up to date", "run `spawn migrate`"),
-    }
-}
-
-async fn kafka(settings: &Settings, findings: &mut Findings) {
-    let topics: Vec<String> =
-        chosen(settings, &[]).map_or_else(|_| Vec::new(), |all| all.into_iter().map(|p| p.topic).collect());
-    let at = &settings.kafka.brokers;
-    match spawn_kafka::admin::partitions(at, &settings.kafka.properties, &topics).await {
-        Err(fault) => findings.wrong("kafka", at, fault, "an answer", "start it, or set kafka.brokers"),
-        Ok(found) => {
-            findings.well("kafka", at, "answers".into());
-            for (topic, partitions) in found {
-                match partitions {
-                    Some(n) => findings.well("topic", &topic, format!("{n} partitions")),
-                    None => findings.wrong(
-                        "topic",
-                        &topic,
-                        "not there",
-                        "a topic",
-                        "start `spawn worker`, which creates it",
-                    ),
-                }
-            }
-        }
+        _ => findings.well("memory", "memory", found),
     }
 }
 
@@ -101,18 +58,52 @@ impl Findings {
         self.0.push(json!({"id": id, "ok": false, "severity": "error", "at": at, "found": found, "want": want, "fix": fix}));
     }
 
-    /// Prints all and fails if any is wrong.
+    /// It works, but not as well or as far as it should.
+    pub(super) fn doubtful(
+        &mut self,
+        id: &str,
+        at: &str,
+        found: impl std::fmt::Display,
+        want: &str,
+        fix: &str,
+    ) {
+        self.wrong(id, at, found, want, fix);
+        if let Some(last) = self.0.last_mut() {
+            last["severity"] = "warning".into();
+        }
+    }
+
+    /// Right or wrong, by `good`.
+    pub(super) fn judge(&mut self, good: bool, id: &str, at: &str, found: String, want: &str, fix: &str) {
+        match good {
+            true => self.well(id, at, found),
+            false => self.wrong(id, at, found, want, fix),
+        }
+    }
+
+    /// Ids of all that is not well, warnings too.
+    #[cfg(test)]
+    pub(super) fn wrong_ids(&self) -> Vec<String> {
+        let wrong = self.0.iter().filter(|c| c["ok"] == false);
+        wrong.filter_map(|c| Some(c["id"].as_str()?.to_owned())).collect()
+    }
+
+    /// Prints all and fails if any is wrong. Warnings do not fail.
     pub(super) fn report(self, command: &str, out: Output) -> Outcome {
-        let wrong = self.0.iter().filter(|c| c["ok"] == false).count();
+        let wrong = self.0.iter().filter(|c| c["severity"] == "error").count();
         if out.json {
             out.json(command, json!({"ok": wrong == 0, "checks": self.0}));
         } else {
             for check in &self.0 {
                 let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
-                let mark = if check["ok"] == true { "√" } else { "x" };
-                out.line(format_args!("{mark} {:<9} {:<44} {}", word("id"), word("at"), word("found")));
+                let mark = match check["severity"].as_str() {
+                    Some("error") => "x",
+                    Some("warning") => "!",
+                    _ => "√",
+                };
+                out.line(format_args!("{mark} {:<12} {:<44} {}", word("id"), word("at"), word("found")));
                 if check["ok"] == false {
-                    out.line(format_args!("            fix: {}", word("fix")));
+                    out.line(format_args!("               fix: {}", word("fix")));
                 }
             }
         }
@@ -120,5 +111,27 @@ impl Findings {
             0 => Ok(()),
             n => Err(Failure::new(Code::Unavailable, format!("{n} of {} checks failed", self.0.len()))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(sets: &[&str], granted: u64) -> String {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        let settings = crate::config::load(None, &Default::default(), &sets).expect("loads").settings;
+        let mut findings = Findings::default();
+        memory(&settings, 200 << 20, granted, &mut findings);
+        findings.0[0]["severity"].as_str().expect("a word").to_owned()
+    }
+
+    #[test]
+    fn budgets_queues_and_models_count_against_the_memory() {
+        // 256 + 512 + 3 * 32 + 200 = 1064 MiB.
+        assert_eq!(judged(&[], 1340 << 20), "info");
+        assert_eq!(judged(&[], 1320 << 20), "warning");
+        assert_eq!(judged(&[], 1063 << 20), "error");
+        assert_eq!(judged(&["kafka.queue_bytes_max=268435456"], 1340 << 20), "error");
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn run(settings: Settings, out: Output) -> Outcome {
 }
 
 /// Bytes that the cgroup grants, or that the machine has.
-fn memory_granted() -> u64 {
+pub(super) fn memory_granted() -> u64 {
     let limit =
         std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
     limit.unwrap_or_else(|| {

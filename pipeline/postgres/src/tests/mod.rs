@@ -7,6 +7,7 @@ mod coverage;
 mod decisions;
 mod delete;
 mod fixture;
+mod inspecting;
 mod letters;
 mod migrations;
 mod outcomes;
