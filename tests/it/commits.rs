@@ -1,13 +1,8 @@
 //! Writes whose answer is lost, and workers that wake up after their partitions have moved on.
 
 use crate::proxy::Proxy;
-use crate::world::World;
+use crate::world::{World, figure, rounds};
 use std::time::{Duration, Instant};
-
-/// How often; a campaign asks for more.
-fn rounds(name: &str, quick: u32) -> u32 {
-    std::env::var(name).map_or(quick, |count| count.parse().unwrap())
-}
 
 #[test]
 fn a_commit_without_an_answer_loses_and_doubles_nothing() {
@@ -28,6 +23,7 @@ fn a_commit_without_an_answer_loses_and_doubles_nothing() {
     assert!(before > 0 && after > 0, "{before} before the answer, {after} after it");
     world.assert_ledger("text", [count as i64, 0, 0, 0]);
     assert_eq!(world.count("SELECT count(DISTINCT event_id) FROM spawn.result"), count as i64);
+    figure("commit.cuts", cuts);
 }
 
 #[test]
@@ -71,6 +67,7 @@ fn a_zombie_is_fenced_and_every_partition_goes_on() {
     assert_eq!(heir.end(15), Some(0), "{}", world.log_of("heir"));
     world.assert_ledger("text", [sent as i64, 0, 0, 0]);
     assert_eq!(world.count("SELECT count(DISTINCT event_id) FROM spawn.result"), sent as i64);
+    figure("zombie.fenced", rounds);
 }
 
 /// Every partition moves, and all is settled, within 30 s.

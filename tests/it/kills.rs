@@ -1,6 +1,6 @@
 //! Workers that die, come and go: the table is the same as if nothing had happened.
 
-use crate::world::World;
+use crate::world::{World, figure, rounds};
 use std::collections::BTreeMap;
 
 const STEPS: [&str; 7] = ["claimed", "admitted", "prepared", "batched", "inferred", "writing", "written"];
@@ -25,13 +25,14 @@ fn ends(world: &World) -> BTreeMap<i64, i64> {
 }
 
 #[test]
-fn a_worker_killed_five_times_loses_and_doubles_nothing() {
+fn killed_workers_lose_and_double_nothing() {
     let world = World::new("kill");
-    let count = 3000;
+    let kills = i64::from(rounds("SPAWN_KILLS", 5));
+    let count = 600 * kills as usize;
     world.run(&["migrate"]);
     world.ingest_texts(0, count);
     let settled = || world.count("SELECT count(*) FROM spawn.record");
-    for kill in 1..=5 {
+    for kill in 1..=kills {
         let (before, settled_before, ends) = (positions(&world), settled(), ends(&world));
         // Small units, so that each kill meets a worker in the middle of its work.
         let worker = world.worker(&["--pipeline", "text", "--set", "line.unit_records=32"]);
@@ -42,7 +43,7 @@ fn a_worker_killed_five_times_loses_and_doubles_nothing() {
             };
             now.len() == 4 && now.iter().all(goes_on)
         });
-        let wanted = settled_before + (count as i64 - settled_before) / (7 - kill);
+        let wanted = settled_before + (count as i64 - settled_before) / (kills + 2 - kill);
         world.wait("more of it", 60, || settled() >= wanted);
         worker.signal("-9");
         assert_eq!(worker.end(10), None, "killed by a signal");

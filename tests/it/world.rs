@@ -2,6 +2,7 @@
 
 use crate::proxy::Proxy;
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +24,18 @@ fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run `make test`, or `setup/with-services cargo test ..`")
     })
+}
+
+/// How often a fault is repeated; a campaign asks for more (`tests/evidence/delivery`).
+pub fn rounds(variable: &str, quick: u32) -> u32 {
+    std::env::var(variable).map_or(quick, |count| count.parse().unwrap())
+}
+
+/// Tells a campaign what a test has done, once all of its assertions hold.
+pub fn figure(name: &str, value: impl Into<Value>) {
+    let Ok(path) = std::env::var("SPAWN_FIGURES") else { return };
+    let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{}", serde_json::json!({name: value.into()})).unwrap();
 }
 
 /// The demo's media.
@@ -293,7 +306,7 @@ pub fn free_port() -> u16 {
 
 /// Status and body; `None` where nobody listens.
 pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
