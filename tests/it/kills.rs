@@ -2,6 +2,7 @@
 
 use crate::world::{World, figure, rounds};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 const STEPS: [&str; 7] = ["claimed", "admitted", "prepared", "batched", "inferred", "writing", "written"];
 
@@ -32,10 +33,12 @@ fn killed_workers_lose_and_double_nothing() {
     world.run(&["migrate"]);
     world.ingest_texts(0, count);
     let settled = || world.count("SELECT count(*) FROM spawn.record");
+    let mut slowest = Duration::ZERO;
     for kill in 1..=kills {
         let (before, settled_before, ends) = (positions(&world), settled(), ends(&world));
         // Small units, so that each kill meets a worker in the middle of its work.
         let worker = world.worker(&["--pipeline", "text", "--set", "line.unit_records=32"]);
+        let started = Instant::now();
         world.wait("each partition goes on after a kill", 30, || {
             let now = positions(&world);
             let goes_on = |(p, next): (&i64, &i64)| {
@@ -43,6 +46,7 @@ fn killed_workers_lose_and_double_nothing() {
             };
             now.len() == 4 && now.iter().all(goes_on)
         });
+        slowest = slowest.max(started.elapsed());
         let wanted = settled_before + (count as i64 - settled_before) / (kills + 2 - kill);
         world.wait("more of it", 60, || settled() >= wanted);
         worker.signal("-9");
@@ -51,16 +55,20 @@ fn killed_workers_lose_and_double_nothing() {
     assert!(settled() < count as i64, "all was done before the last kill: nothing was proved");
     assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0), "{}", world.log());
     assert_all_there(&world, count);
+    figure("crash.kills", kills);
+    figure("crash.progress_again_max", slowest.as_secs_f64());
 }
 
 #[test]
 fn a_death_at_every_step_gives_the_same_table() {
+    let rounds = rounds("SPAWN_STEP_ROUNDS", 1) as usize;
+    let count = 60 * rounds;
     let undisturbed = World::new("calm");
-    undisturbed.ingest_texts(0, 60);
-    assert_eq!(undisturbed.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0));
+    undisturbed.ingest_texts(0, count);
+    assert_eq!(undisturbed.worker(&["--pipeline", "text", "--exit-at-end"]).end(300), Some(0));
     let world = World::new("steps");
-    world.ingest_texts(0, 60);
-    for step in STEPS {
+    world.ingest_texts(0, count);
+    for step in STEPS.repeat(rounds) {
         let mut command = world.command(&["worker", "--pipeline", "text", "--set", "line.unit_records=5"]);
         let output = command.env("SPAWN_DIE_AT", step).output().unwrap();
         assert!(
@@ -69,11 +77,12 @@ fn a_death_at_every_step_gives_the_same_table() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0), "{}", world.log());
+    assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(300), Some(0), "{}", world.log());
     let table =
         "SELECT string_agg(event_id || encode(content_hash, 'hex'), ',' ORDER BY event_id) FROM spawn.result";
     assert_eq!(world.sql(table), undisturbed.sql(table));
-    assert_all_there(&world, 60);
+    assert_all_there(&world, count);
+    figure("steps.kills", STEPS.len() * rounds);
 }
 
 #[test]
