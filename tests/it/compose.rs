@@ -24,7 +24,9 @@ fn compose_is_valid_yaml_whose_names_all_exist() {
                 let condition = how["condition"].as_str().unwrap();
                 let healthy = condition == "service_healthy";
                 assert!(
-                    !healthy || !services[other]["healthcheck"].is_badvalue(),
+                    !healthy
+                        || !services[other]["healthcheck"].is_badvalue()
+                        || checked_by_image(&services[other]),
                     "{other:?} has no health to wait for"
                 );
             }
@@ -44,6 +46,12 @@ fn compose_is_valid_yaml_whose_names_all_exist() {
             assert!(known, "{name} mounts {source}, which is not there");
         }
     }
+}
+
+/// What is built here brings its check along.
+fn checked_by_image(service: &Yaml) -> bool {
+    let file = std::fs::read_to_string(root().join("docker/Dockerfile")).unwrap();
+    !service["build"].is_badvalue() && file.lines().any(|line| line.starts_with("HEALTHCHECK "))
 }
 
 #[test]
