@@ -134,7 +134,7 @@ fn plain_json_and_references_are_understood_and_guarded() {
 fn limits_refuse_before_anything_is_decoded() {
     let limits = [
         ("image", "images", "image.pixels_max=100", "limit.pixels"),
-        ("image", "images", "fetch.payload_bytes_max=1000", "limit.bytes"),
+        ("image", "images", "fetch.payload_bytes_max=1000", "payload.too_large"),
         ("audio", "audio", "audio.seconds_max=1", "limit.duration"),
         ("text", "text", "text.tokens_max=3", "limit.tokens"),
     ];
