@@ -147,7 +147,8 @@ impl Runtime {
             .deferring(deferral(settings));
         let deferred = Redrive::of(&sink, &settings.postgres.url).or_exit(Code::Unavailable)?;
         let start = start(settings, pipeline, &sink).await?;
-        let source = KafkaSource::start(consumer(settings, pipeline, start)).or_exit(Code::Unavailable)?;
+        let source = KafkaSource::start(ConsumerConfig { start, ..consumer(settings, pipeline) })
+            .or_exit(Code::Unavailable)?;
         let handle = self.device.handle();
         let (_, stage) = &self.models[&pipeline.model];
         let spec = handle.spec(&pipeline.model).expect("identity checked it. This is a bug.").clone();
@@ -243,8 +244,8 @@ async fn start(settings: &Settings, pipeline: &PipelineSettings, sink: &PgSink) 
     Ok(if kafka.start == "latest" { Start::Latest { partitions } } else { Start::Earliest })
 }
 
-/// The consumer of a pipeline's topic.
-fn consumer(settings: &Settings, pipeline: &PipelineSettings, start: Start) -> ConsumerConfig {
+/// The consumer of a pipeline's topic, but for where it starts.
+pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerConfig {
     let kafka = &settings.kafka;
     ConsumerConfig {
         pipeline: pipeline.name.clone(),
@@ -252,7 +253,7 @@ fn consumer(settings: &Settings, pipeline: &PipelineSettings, start: Start) -> C
         group: format!("{}.{}", kafka.group_prefix, pipeline.name),
         topic: pipeline.topic.clone(),
         client_id: format!("spawn-{}-{}", pipeline.name, uuid::Uuid::new_v4().simple()),
-        start,
+        start: Start::Earliest,
         fetch_min_bytes: kafka.fetch_min_bytes,
         queue_bytes_max: kafka.queue_bytes_max,
         session_timeout_ms: kafka.session_timeout_ms,
