@@ -77,7 +77,8 @@ impl ConsumerConfig {
             .set("fetch.min.bytes", self.fetch_min_bytes.to_string())
             // The default of a second halves the throughput once the queue was full.
             .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.message.max.bytes", "16777216")
+            // Of one partition in one answer: what waits in the others comes soon after. A larger message still comes whole.
+            .set("fetch.message.max.bytes", "524288")
             // One answer of a broker must not be a multiple of the budget.
             .set("fetch.max.bytes", self.queue_bytes_max.clamp(16 << 20, 50 << 20).to_string())
             // Without it, control and aborted records before the end would never be settled.
