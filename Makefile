@@ -26,9 +26,9 @@ bench: ## Measure ours and the peers in turn: make bench [AREA=image-prepare]
 	setup/install
 	$(ENV) cargo build --release --workspace >&2; setup/proof bench "$(AREA)"
 
-evidence: ## Run the long proofs: make evidence AREA=line
+evidence: ## Run the long proofs: make evidence AREA=delivery [ARGS="--part zombie --scale 0.1"]
 	setup/install
-	$(ENV) cargo build --release --workspace >&2; setup/proof evidence "$(AREA)"
+	$(ENV) cargo build --release --workspace >&2; setup/proof evidence "$(AREA)" $(ARGS)
 
 up: ## Services, worker and API until Ctrl-C
 	setup/install

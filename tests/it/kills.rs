@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 const STEPS: [&str; 7] = ["claimed", "admitted", "prepared", "batched", "inferred", "writing", "written"];
 
-fn assert_all_there(world: &World, count: usize) {
+pub fn assert_all_there(world: &World, count: usize) {
     world.assert_ledger("text", [count as i64, 0, 0, 0]);
     assert_eq!(world.count("SELECT count(DISTINCT event_id) FROM spawn.result"), count as i64);
 }
 
 /// Next offset of each partition.
-fn positions(world: &World) -> BTreeMap<i64, i64> {
+pub fn positions(world: &World) -> BTreeMap<i64, i64> {
     let rows = world.sql("SELECT partition || ':' || next_offset FROM spawn.checkpoint");
     let number = |text: &str| text.parse().unwrap();
     rows.lines().filter_map(|row| row.split_once(':')).map(|(p, next)| (number(p), number(next))).collect()

@@ -17,10 +17,10 @@ const NO_PICTURE: &[u8] = b"\xff\x00\xfe no picture \x80";
 
 /// Key, value and headers of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Bytes {
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Vec<u8>)>,
+pub struct Bytes {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 impl Bytes {
@@ -30,13 +30,13 @@ impl Bytes {
     }
 }
 
-fn client() -> ClientConfig {
+pub fn client() -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", std::env::var("KAFKA_BROKERS").unwrap());
     client
 }
 
-fn wait_for<T>(work: impl Future<Output = T>) -> T {
+pub fn wait_for<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
@@ -67,7 +67,7 @@ fn forget(topic: &str, partitions: i32) {
 }
 
 /// All records of a topic, partition by partition.
-fn read(topic: &str) -> Vec<Bytes> {
+pub fn read(topic: &str) -> Vec<Bytes> {
     let consumer: BaseConsumer =
         client().set("group.id", "it").set("enable.partition.eof", "true").create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), LONG).unwrap();

@@ -1,6 +1,8 @@
 //! Topics that are made anew or lose records, and a database that was set back: told loudly, decided by an operator, listed by the audit.
 
-use crate::world::World;
+use crate::letters;
+use crate::supply::{self, Supply};
+use crate::world::{World, figure, rounds};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -79,6 +81,7 @@ fn a_topic_made_anew_while_it_is_read_stops_the_pipeline_until_somebody_decides(
     world.assert_ledger("text", [240, 0, 0, 0]);
     let gaps = gaps(&world);
     assert!(gaps.len() == 4 && gaps.iter().all(|(_, reason)| reason == "topic.recreated"), "{gaps:?}");
+    figure("anew.stops", 1);
 }
 
 #[test]
@@ -126,4 +129,52 @@ fn a_database_that_was_set_back_is_told_and_read_again() {
     assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(60), Some(0), "{}", world.log());
     assert!(world.log().contains("the checkpoint is behind the group's offset"), "{}", world.log());
     assert_eq!(world.count("SELECT count(*) FROM spawn.record"), 40);
+}
+
+#[test]
+fn aborted_and_compacted_records_are_explained() {
+    let transactions = rounds("SPAWN_TRANSACTIONS", 8).max(4) as usize;
+    let world = World::new("compacted");
+    world.run(&["migrate"]);
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "1000"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("max.compaction.lag.ms", "1000"),
+    ];
+    let mut supply = Supply::new(&world, &settings);
+    // Each id comes once; its key comes again and again, so that compaction has something to take.
+    for transaction in 0..transactions {
+        supply.transaction(40, transaction % 2 == 0);
+    }
+    let committed = transactions.div_ceil(2) * 40;
+    let readable = || {
+        let records = letters::read(supply.topic()).into_iter();
+        records.filter(|record| record.key.as_deref() == Some(b"again")).count()
+    };
+    assert!(readable() <= committed, "aborted ones are not for us");
+    world.wait("compaction has taken some", 120, || {
+        // Only a segment that is followed by another one is compacted.
+        supply::send(supply.topic(), (0..4).map(|p| (p, "last", supply::text(1_000_000))));
+        readable() < committed
+    });
+    assert_eq!(world.worker(&["--pipeline", "text", "--exit-at-end"]).end(120), Some(0), "{}", world.log());
+    let report = &world.json(&["audit", "--kafka"])[0];
+    assert_eq!(report["ok"], true, "{report}");
+    for partition in report["partitions"].as_array().unwrap().iter().filter(|p| p["pipeline"] == "text") {
+        assert_eq!(partition["next_offset"], partition["end_offset"], "spans reach the end: {partition}");
+        assert!(partition["holes"].as_array().unwrap().is_empty(), "{partition}");
+    }
+    let aborted = "SELECT count(*) FROM spawn.result WHERE substr(event_id, 2)::int / 40 % 2 = 1";
+    assert_eq!(world.count(aborted), 0, "nothing that was aborted is a result");
+    for record in letters::read(supply.topic()) {
+        let job: serde_json::Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+        let id = job["id"].as_str().unwrap();
+        assert_eq!(
+            world.count(&format!("SELECT count(*) FROM spawn.result WHERE event_id = '{id}'")),
+            1,
+            "{id}"
+        );
+    }
+    figure("aborted.transactions", transactions);
 }

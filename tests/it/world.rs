@@ -5,12 +5,14 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub struct World {
     pub dir: TempDir,
     database: String,
+    admin: String,
     url: String,
     brokers: String,
 }
@@ -75,10 +77,18 @@ impl World {
 
     /// With another broker.
     pub fn on(name: &str, brokers: &str) -> Self {
+        Self::of(name, brokers, env("DATABASE_URL"))
+    }
+
+    /// In another database server.
+    pub fn within(name: &str, postgres: &Postgres) -> Self {
+        Self::of(name, &env("KAFKA_BROKERS"), postgres.url())
+    }
+
+    fn of(name: &str, brokers: &str, admin: String) -> Self {
         let dir = TempDir::new().unwrap();
         let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
         let database = format!("it_{name}_{stamp}");
-        let admin = env("DATABASE_URL");
         psql(&admin, &format!("CREATE DATABASE {database}"));
         let url = format!("{}/{database}", admin.rsplit_once('/').unwrap().0);
         let pipelines = [("image", "efficientnet-lite0"), ("audio", "resemblyzer"), ("text", "minilm-l6")].map(|(kind, model)| {
@@ -92,7 +102,7 @@ impl World {
             pipelines.concat()
         );
         std::fs::write(dir.path().join("spawn.toml"), config).unwrap();
-        Self { dir, database, url, brokers: brokers.to_owned() }
+        Self { dir, database, admin, url, brokers: brokers.to_owned() }
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -217,7 +227,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.database);
         if !std::thread::panicking() {
-            psql(&env("DATABASE_URL"), &drop);
+            psql(&self.admin, &drop);
         }
     }
 }
@@ -260,10 +270,7 @@ pub struct Kafka {
 
 impl Kafka {
     pub fn start() -> Self {
-        // Below the ports of outgoing connections, where a client could be given the server's own port; the controller has the next one.
-        let free = |port: &u16| (0..2).all(|i| std::net::TcpListener::bind(("127.0.0.1", port + i)).is_ok());
-        let port = (21_000..31_000).step_by(2).skip(std::process::id() as usize % 4000).find(free).unwrap();
-        let kafka = Self { dir: TempDir::new().unwrap(), port };
+        let kafka = Self { dir: TempDir::new().unwrap(), port: server_port() };
         kafka.start_again();
         kafka
     }
@@ -297,6 +304,72 @@ impl Drop for Kafka {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A PostgreSQL of a test's own, to be set back.
+pub struct Postgres {
+    dir: TempDir,
+    port: u16,
+}
+
+impl Postgres {
+    pub fn start() -> Self {
+        let postgres = Self { dir: TempDir::new().unwrap(), port: server_port() };
+        // Root's server runs as another user.
+        run(Command::new("chmod").arg("755").arg(postgres.dir.path()));
+        postgres.server(&["start", &postgres.port.to_string()]);
+        postgres
+    }
+
+    pub fn url(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("url")).unwrap().trim().to_owned()
+    }
+
+    fn server(&self, args: &[&str]) {
+        let mut command = Command::new(root().join("setup/postgres-server"));
+        run(command.arg(args[0]).arg(self.dir.path()).args(&args[1..]));
+    }
+
+    /// Dies, and comes back as `change` leaves the folder with its data and the one with the copy.
+    fn reborn(&self, change: impl FnOnce(PathBuf, PathBuf)) {
+        self.server(&["stop", "now"]);
+        change(self.dir.path().join("data"), self.dir.path().join("copy"));
+        self.server(&["start", &self.port.to_string()]);
+    }
+
+    /// Dies, and comes back with everything that was committed, of which a copy is kept.
+    pub fn save(&self) {
+        self.reborn(|data, copy| run(Command::new("cp").arg("-a").arg(data).arg(copy)));
+    }
+
+    /// Dies, and comes back as it was saved.
+    pub fn restore(&self) {
+        self.reborn(|data, copy| {
+            std::fs::remove_dir_all(&data).unwrap();
+            std::fs::rename(copy, data).unwrap();
+        });
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.server(&["stop", "now"]);
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}");
+}
+
+/// A free port, and the next one too: Kafka's controller has it. Below the ports of outgoing connections, where a client could be given the
+/// server's own port.
+fn server_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = |port: &u16| (0..2).all(|i| std::net::TcpListener::bind(("127.0.0.1", port + i)).is_ok());
+    // Servers of one process that start at once look in different places.
+    let first = (std::process::id() as usize % 40) * 100 + usize::from(NEXT.fetch_add(7, Relaxed));
+    (21_000..31_000).step_by(2).skip(first).find(free).unwrap()
 }
 
 /// A port that nobody listens on now.
