@@ -19,19 +19,19 @@ const ALIASES: [(&str, &str); 3] =
 const FREE_TABLES: [&str; 1] = ["kafka.properties"];
 
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         #[allow(missing_docs, reason = "each key is documented in config/default.toml, and a test sees to it")]
-        pub struct $name { $(pub $field: $type),* }
+        pub struct $name { $($(#[$attribute])* pub $field: $type),* }
     };
 }
 
 section!(
     /// Everything; see `config/default.toml`.
     Settings {
-        kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, image: Image, audio: Audio, text: Text,
+        kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, lanes: Lanes, image: Image, audio: Audio, text: Text,
         dlq: Dlq, redrive: Redrive, models: Models, api: Api, metrics: Metrics, health: Health, log: Log, pipeline: Vec<Pipeline>,
     }
 );
@@ -49,7 +49,7 @@ section!(
 section!(
     /// `[fetch]`
     Fetch {
-        file_roots: String, http: bool, http_hosts: String, http_private: bool, payload_bytes_max: usize, timeout_seconds: f64,
+        file_roots: String, http: bool, http_hosts: String, http_private: bool, payload_bytes_max: usize, expected_bytes: usize, timeout_seconds: f64,
         connect_timeout_seconds: f64, per_host_concurrency: usize, redirects_max: usize, circuit_failures: u32,
         circuit_seconds_max: u64,
     }
@@ -64,6 +64,10 @@ section!(
         crew_threads: usize, model_callers: usize, intra_op_threads: usize, fetch_window: usize, unit_records: usize, unit_calls: usize, unit_bytes: usize,
         linger_ms: u64, drain_seconds: u64,
     }
+);
+section!(
+    /// `[lanes]`
+    Lanes { bulk_share: f64, live_p95_seconds: f64, live_lag_seconds: f64 }
 );
 section!(
     /// `[image]`
@@ -111,8 +115,13 @@ section!(
 );
 section!(
     /// `[[pipeline]]`
-    Pipeline { name: String, topic: String, model: String, collection: String }
+    Pipeline { name: String, topic: String, model: String, collection: String, #[serde(default = "live")] lane: String }
 );
+
+/// The lane of a pipeline that names none.
+fn live() -> String {
+    "live".into()
+}
 
 /// The settings in force, and where each came from.
 #[derive(Clone, Debug)]
@@ -285,13 +294,22 @@ impl Settings {
                 bail!("{key} is 0; it must be at least 1");
             }
         }
+        if let Some(p) = self.pipeline.iter().find(|p| !["live", "bulk"].contains(&p.lane.as_str())) {
+            bail!("pipeline `{}` has lane `{}`; it must be live or bulk", p.name, p.lane);
+        }
+        if !(0.01..=1.0).contains(&self.lanes.bulk_share) {
+            bail!("lanes.bulk_share is {}; it must be between 0.01 and 1", self.lanes.bulk_share);
+        }
+        for (key, seconds) in [
+            ("lanes.live_p95_seconds", self.lanes.live_p95_seconds),
+            ("lanes.live_lag_seconds", self.lanes.live_lag_seconds),
+        ] {
+            if !(0.0..1e9).contains(&seconds) {
+                bail!("{key} is {seconds}; it must be a number of seconds");
+            }
+        }
         if self.dlq.relay && self.dlq.topic_prefix.is_empty() {
             bail!("dlq.topic_prefix is empty: dead letters would go to the topics that they came from");
-        }
-        if self.memory.raw_bytes < self.fetch.payload_bytes_max {
-            bail!(
-                "memory.raw_bytes is below fetch.payload_bytes_max: the largest payload would take all of it; raise it"
-            );
         }
         Ok(())
     }

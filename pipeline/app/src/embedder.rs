@@ -5,7 +5,7 @@ use bytes::Bytes;
 use spawn_core::{
     Inference, Inferred, Media, MediaFacts, Modality, ModelSpec, Provenance, Refusal, Rejection, Stage,
 };
-use spawn_engine::{Crew, DeviceHandle};
+use spawn_engine::{Crew, DeviceHandle, Lane};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -63,13 +63,17 @@ impl Embedder {
             stage.check_and_process(&media).map(|prepared| (prepared, preparation))
         };
         let (prepared, preparation) =
-            self.crew.run(prepare).await.map_err(system)?.map_err(Refused::Media)?;
+            self.crew.run(Lane::Live, prepare).await.map_err(system)?.map_err(Refused::Media)?;
         let answers =
             spawn_engine::infer::plan(&prepared.chunks.iter().map(|c| c.length()).collect::<Vec<_>>(), &spec);
         let mut chunks: Vec<Option<Inference>> = (0..prepared.chunks.len()).map(|_| None).collect();
         for call in answers {
             let features = call.iter().map(|i| prepared.chunks[*i].clone()).collect();
-            let answer = self.device.infer(&spec.name, features).await.map_err(|f| system(f.to_string()))?;
+            let answer = self
+                .device
+                .infer(Lane::Live, &spec.name, features)
+                .await
+                .map_err(|f| system(f.to_string()))?;
             for (i, result) in call.into_iter().zip(answer.results) {
                 let refused = |(Refusal::Reject(r) | Refusal::Defer(r))| Refused::Media(r);
                 chunks[i] = Some(result.map_err(refused)?);

@@ -6,7 +6,9 @@ use crate::exit::{Code, Failure, OrExit, Outcome};
 use crate::redriving::Redriving;
 use crate::registry;
 use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
-use spawn_engine::{Budget, Crew, Device, Limits, Pipeline, Stats, Summary, UnitLimits};
+use spawn_engine::{
+    Budget, Crew, Device, Lane, LaneRules, Limits, Pipeline, Reservation, Share, Stats, Summary, UnitLimits,
+};
 use spawn_fetch::{FetchConfig, Fetcher};
 use spawn_kafka::{ConsumerConfig, KafkaSource, Start};
 use spawn_postgres::{Deferral, PgSink, PipelineIdentity, Redrive};
@@ -41,8 +43,8 @@ pub struct Runtime {
     pub device: Device,
     /// Manifest and stage of each model by its name.
     models: BTreeMap<String, (Manifest, Box<dyn Stage>)>,
-    raw: Budget,
-    decoded: Budget,
+    /// Shares of the raw and the decoded pool, by pipeline.
+    shares: BTreeMap<String, (Share, Share)>,
     /// What `/models` tells of them.
     pub model_infos: Vec<serde_json::Value>,
 }
@@ -76,6 +78,31 @@ fn callers(settings: &Settings) -> usize {
     }
 }
 
+/// Divides the memory: each pipeline's queues of polled records and its reserve for growing come first, half of the rest is floors.
+fn shares(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<BTreeMap<String, (Share, Share)>> {
+    let (memory, payload_max) = (&settings.memory, settings.fetch.payload_bytes_max);
+    let count = pipelines.len().max(1);
+    // The client's own queue and ours behind it.
+    let queues = count * 2 * settings.kafka.queue_bytes_max;
+    let least = queues + count * 2 * payload_max;
+    if memory.raw_bytes < least {
+        return Err(Failure::new(
+            Code::Config,
+            format!(
+                "memory.raw_bytes is {}, {count} pipelines need {least}: twice kafka.queue_bytes_max and twice fetch.payload_bytes_max \
+                 each; raise it or lower those",
+                memory.raw_bytes
+            ),
+        ));
+    }
+    let raw = Budget::new("raw", memory.raw_bytes - queues);
+    let raw_floor = (raw.bytes_total() - count * payload_max) / 2 / count;
+    let decoded = Budget::new("decoded", memory.decoded_bytes);
+    let decoded_floor = memory.decoded_bytes / 2 / count;
+    let share = |_| (raw.share(raw_floor, payload_max), decoded.share(decoded_floor, 0));
+    Ok(pipelines.iter().map(|p| (p.name.clone(), share(p))).collect())
+}
+
 impl Runtime {
     /// Loads what these pipelines need.
     pub fn load(settings: Settings, pipelines: &[PipelineSettings]) -> Outcome<Self> {
@@ -95,10 +122,9 @@ impl Runtime {
         }
         boxed.iter().for_each(|model| crate::telemetry::model(model.spec()));
         let on_gpu = boxed.iter().any(|model| model.spec().device.starts_with("cuda"));
-        let device = Device::start(if on_gpu { 1 } else { callers(&settings) }, &boxed)?;
-        let raw = Budget::new("raw", settings.memory.raw_bytes);
-        let decoded = Budget::new("decoded", settings.memory.decoded_bytes);
-        Ok(Self { settings, crew, device, models, raw, decoded, model_infos })
+        let device = Device::start(if on_gpu { 1 } else { callers(&settings) }, &boxed, rules(&settings))?;
+        let shares = shares(&settings, pipelines)?;
+        Ok(Self { settings, crew, device, models, shares, model_infos })
     }
 
     /// For single items.
@@ -151,6 +177,7 @@ impl Runtime {
             .or_exit(Code::Unavailable)?;
         let handle = self.device.handle();
         let (_, stage) = &self.models[&pipeline.model];
+        let (raw, decoded) = &self.shares[&pipeline.name];
         let spec = handle.spec(&pipeline.model).expect("identity checked it. This is a bug.").clone();
         let unit = UnitLimits {
             records_max: settings.line.unit_records,
@@ -168,8 +195,12 @@ impl Runtime {
             model: spec,
             sink: Arc::new(sink),
             deferred: Some(Arc::new(Redriving(deferred))),
-            raw: self.raw.clone(),
-            decoded: self.decoded.clone(),
+            raw: raw.clone(),
+            decoded: decoded.clone(),
+            lane: match pipeline.lane.as_str() {
+                "bulk" => Lane::Bulk,
+                _ => Lane::Live,
+            },
             limits: Limits {
                 fetch_window: settings.line.fetch_window,
                 unit,
@@ -261,6 +292,16 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
     }
 }
 
+/// How the lanes share the device.
+fn rules(settings: &Settings) -> LaneRules {
+    let lanes = &settings.lanes;
+    LaneRules {
+        bulk_share: lanes.bulk_share,
+        live_p95_max: Duration::from_secs_f64(lanes.live_p95_seconds),
+        live_lag_max: Duration::from_secs_f64(lanes.live_lag_seconds),
+    }
+}
+
 /// When deferred records are tried again.
 fn deferral(settings: &Settings) -> Deferral {
     let redrive = &settings.redrive;
@@ -283,6 +324,7 @@ pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
         hosts_allowed: list(&fetch.http_hosts),
         private_addresses_allowed: fetch.http_private,
         bytes_max: fetch.payload_bytes_max,
+        bytes_expected: fetch.expected_bytes,
         timeout: Duration::from_secs_f64(fetch.timeout_seconds),
         connect_timeout: Duration::from_secs_f64(fetch.connect_timeout_seconds),
         per_host_concurrency: fetch.per_host_concurrency,
@@ -297,10 +339,27 @@ pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
 struct Fetching(Fetcher);
 
 impl spawn_engine::Fetch for Fetching {
-    fn size_bound(&self, payload: &Payload) -> usize {
-        self.0.size_bound(payload)
+    fn size_expected(&self, payload: &Payload) -> usize {
+        self.0.size_expected(payload)
     }
-    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>> {
-        Box::pin(self.0.fetch(payload, hint))
+    fn fetch<'a>(
+        &'a self,
+        payload: Payload,
+        hint: Option<String>,
+        room: &'a mut Reservation,
+    ) -> BoxFuture<'a, Result<Media, Refusal>> {
+        Box::pin(async move { self.0.fetch(payload, hint, &mut InLine(room)).await })
+    }
+}
+
+/// The line's memory, as the fetcher sees it.
+struct InLine<'a>(&'a mut Reservation);
+
+impl spawn_fetch::Room for InLine<'_> {
+    fn try_grow(&mut self, bytes: usize) -> bool {
+        self.0.try_grow(bytes)
+    }
+    fn grow(&mut self, bytes: usize) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.grow(bytes))
     }
 }

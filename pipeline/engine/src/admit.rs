@@ -2,7 +2,7 @@
 //!
 //! The stage tells from the header how much memory the media will need, and refuses what is over a limit before anything is decoded.
 
-use crate::budget::{Budget, Reservation};
+use crate::budget::{Reservation, Share};
 use crate::claims::Claims;
 use crate::fetch::Fetched;
 use crate::meter::{Meter, State};
@@ -25,7 +25,7 @@ pub async fn admit(
     mut entries: Receiver<Entry<Fetched>>,
     out: Sender<Entry<Decodable>>,
     stage: Box<dyn Stage>,
-    decoded: Budget,
+    decoded: Share,
     claims: Claims,
     meter: Arc<Meter>,
 ) {

@@ -4,7 +4,7 @@
 //! for the linger time, when somebody wants it flushed, or when memory runs short - but never before there is a place for it
 //! downstream, so that it goes on growing for as long as it would only wait there.
 
-use crate::budget::Budget;
+use crate::budget::Share;
 use crate::claims::Claims;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
@@ -34,7 +34,7 @@ pub async fn batched(
     mut entries: Receiver<Entry<Ready>>,
     out: Sender<Batch<Ready>>,
     limits: UnitLimits,
-    decoded: Budget,
+    decoded: Share,
     claims: Claims,
     meter: Arc<Meter>,
     stats: Arc<Stats>,

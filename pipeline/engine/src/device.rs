@@ -1,19 +1,18 @@
-//! The inference threads of a device. They have the models of all pipelines and take their calls oldest first.
+//! The inference threads of a device. They have the models of all pipelines and take their calls
+//! oldest first, those of the live lane before those of the bulk lane.
 //!
 //! A GPU has one. On a CPU a call on all cores leaves them idle between and inside operations (a recurrent model most of the time), so
 //! there several calls run side by side, each on its share of the cores.
 
 use crate::bisect::Careful;
+use crate::lanes::{Lane, LaneRules, Lanes, LatePipelines, Turn};
 use crate::meter::NamedThreads;
 use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Refusal};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
-
-/// Calls that wait for the thread. Short: a formed call waits better as a growing commit unit.
-const CALLS_WAITING_MAX: usize = 4;
+use tokio::sync::oneshot;
 
 /// One call's answer: per chunk an inference or the reason why that chunk has none.
 pub struct Answer {
@@ -41,8 +40,54 @@ pub struct Device {
 /// Sends calls to a device.
 #[derive(Clone, Debug)]
 pub struct DeviceHandle {
-    calls_tx: mpsc::Sender<Call>,
+    queue: Arc<Open>,
     specs: Arc<HashMap<Arc<str>, ModelSpec>>,
+}
+
+/// What callers and threads share.
+#[derive(Debug)]
+struct Queue {
+    rules: LaneRules,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    calls: Lanes<Call>,
+    late: LatePipelines,
+    threads: usize,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the threads; the last handle ends them.
+#[derive(Debug)]
+struct Open(Arc<Queue>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A thread's presence: callers of a device without threads are told, and do not wait.
+struct Present(Arc<Queue>);
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.threads -= 1;
+        if state.threads == 0 {
+            state.calls.clear();
+        }
+    }
 }
 
 impl std::fmt::Debug for Call {
@@ -53,18 +98,22 @@ impl std::fmt::Debug for Call {
 
 impl Device {
     /// Starts `callers` threads (at least one) with these models.
-    pub fn start(callers: usize, models: &[Box<dyn Model>]) -> std::io::Result<Self> {
+    pub fn start(callers: usize, models: &[Box<dyn Model>], rules: LaneRules) -> std::io::Result<Self> {
         let specs = models.iter().map(|model| (model.spec().name.clone(), model.spec().clone())).collect();
-        let (calls_tx, calls_rx) = mpsc::channel(CALLS_WAITING_MAX);
-        let calls_rx = Arc::new(Mutex::new(calls_rx));
+        let (calls, late) = (Lanes::new(rules.bulk_share), LatePipelines::new());
+        let state = Mutex::new(State { calls, late, threads: callers.max(1), closed: false });
+        let queue = Arc::new(Queue { rules, state, changed: Condvar::new() });
         let threads = (0..callers.max(1)).map(|n| {
             let models = models.iter().map(|m| (m.spec().name.clone(), Careful::new(m.fork()))).collect();
-            let calls_rx = calls_rx.clone();
+            let present = Present(queue.clone());
             // The number keeps the names apart: helpers of libtorch inherit them, and CPU time is counted by name.
-            std::thread::Builder::new().name(format!("infer-{n}")).spawn(move || serve(models, &calls_rx))
+            std::thread::Builder::new().name(format!("infer-{n}")).spawn(move || serve(models, &present.0))
         });
         let threads = threads.collect::<std::io::Result<_>>()?;
-        Ok(Self { handle: Some(DeviceHandle { calls_tx, specs: Arc::new(specs) }), threads })
+        Ok(Self {
+            handle: Some(DeviceHandle { queue: Arc::new(Open(queue)), specs: Arc::new(specs) }),
+            threads,
+        })
     }
 
     /// For pipelines and queries.
@@ -89,22 +138,81 @@ impl DeviceHandle {
         self.specs.get(model)
     }
 
-    /// One call; see [`Model::infer`]. Waits for a place in the queue, then for the answer.
-    pub async fn infer(&self, model: &Arc<str>, chunks: Vec<Features>) -> Result<Answer, Fault> {
+    /// How the lanes share the device.
+    pub fn rules(&self) -> LaneRules {
+        self.queue.0.rules
+    }
+
+    /// Tells whether a live pipeline is late now: bulk yields while one is. Answers whether bulk yields.
+    pub fn tell_late(&self, pipeline: &Arc<str>, late: bool) -> bool {
+        let mut state = self.queue.0.lock();
+        if late {
+            state.late.insert(pipeline.clone())
+        } else {
+            state.late.remove(pipeline)
+        };
+        self.queue.0.changed.notify_all();
+        !state.late.is_empty()
+    }
+
+    /// Calls that wait, live and bulk.
+    pub fn calls_waiting(&self) -> [usize; 2] {
+        self.queue.0.lock().calls.len()
+    }
+
+    /// One call; see [`Model::infer`]. Waits for its lane's turn, then for the answer.
+    pub async fn infer(&self, lane: Lane, model: &Arc<str>, chunks: Vec<Features>) -> Result<Answer, Fault> {
         let (answer_tx, answer_rx) = oneshot::channel();
         let gone = || {
             Fault::new(FaultClass::Operator, "model", "the inference thread ended; the process must restart")
         };
-        self.calls_tx.send(Call { model: model.clone(), chunks, answer_tx }).await.map_err(|_| gone())?;
+        {
+            let mut state = self.queue.0.lock();
+            if state.threads == 0 {
+                return Err(gone());
+            }
+            state.calls.push(lane, Call { model: model.clone(), chunks, answer_tx });
+        }
+        self.queue.0.changed.notify_all();
         answer_rx.await.map_err(|_| gone())?
     }
 }
 
-fn serve(mut models: HashMap<Arc<str>, Careful>, calls_rx: &Mutex<mpsc::Receiver<Call>>) {
-    // The lock is held while waiting, by one thread, and not while working.
-    let next = || calls_rx.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+/// Waits for the next call; none once nobody can bring one.
+fn next(queue: &Queue) -> Option<(Lane, Call)> {
+    let mut state = queue.lock();
+    loop {
+        let (now, yielding) = (Instant::now(), !state.late.is_empty() && !state.closed);
+        match state.calls.next(now, yielding) {
+            Turn::Run(lane, call) => return Some((lane, call)),
+            Turn::Wait(_) if state.closed && state.calls.len() == [0, 0] => return None,
+            Turn::Wait(until) => {
+                // Woken by every change; without one, when bulk is due.
+                let most = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+                state = queue
+                    .changed
+                    .wait_timeout(state, most.min(Duration::from_secs(60)))
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+        }
+    }
+}
+
+/// Bulk work that runs; it has ended when this is dropped, by a panic too.
+struct BulkTurn<'a>(&'a Queue, Instant);
+
+impl Drop for BulkTurn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().calls.bulk_ended(Instant::now(), self.1.elapsed());
+        self.0.changed.notify_all();
+    }
+}
+
+fn serve(mut models: HashMap<Arc<str>, Careful>, queue: &Queue) {
     let mut threads = NamedThreads::default();
-    while let Some(Call { model, chunks, answer_tx }) = next() {
+    while let Some((lane, Call { model, chunks, answer_tx })) = next(queue) {
+        let _bulk = (lane == Lane::Bulk).then(|| BulkTurn(queue, Instant::now()));
         if answer_tx.is_closed() {
             continue;
         }

@@ -13,10 +13,15 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 /// Resolves payloads. Implemented outside, so that the line needs no HTTP client.
 pub trait Fetch: Send + Sync {
-    /// Most bytes the payload can turn out to have.
-    fn size_bound(&self, payload: &Payload) -> usize;
-    /// The bytes, or why there are none.
-    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>>;
+    /// Bytes of the payload, or for a reference what it probably has.
+    fn size_expected(&self, payload: &Payload) -> usize;
+    /// The bytes, or why there are none. Whoever finds more bytes than `room` has grows it before it takes them.
+    fn fetch<'a>(
+        &'a self,
+        payload: Payload,
+        hint: Option<String>,
+        room: &'a mut Reservation,
+    ) -> BoxFuture<'a, Result<Media, Refusal>>;
 }
 
 /// Media with the room that its bytes occupy.
@@ -52,7 +57,7 @@ async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted
     let _working = stats.health.begin(Step::Fetch);
     let started = Instant::now();
     let hint = rest.job.media_type.clone();
-    let fetched = fetch.fetch(payload, hint).await;
+    let fetched = fetch.fetch(payload, hint, &mut raw).await;
     stats.stage_took("fetch", started.elapsed());
     // The original value stays until it is written: a refused one as a dead letter.
     let kept = rest.record.value.as_ref().map_or(0, |v| v.len());

@@ -5,6 +5,7 @@
 
 use crate::device::DeviceHandle;
 use crate::health::Step;
+use crate::lanes::Lane;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
 use crate::steps::reached;
@@ -26,6 +27,8 @@ const UNITS_MAX: usize = 2;
 pub struct Infer {
     /// Where the model lives.
     pub device: DeviceHandle,
+    /// Who goes first on it.
+    pub lane: Lane,
     /// The model.
     pub spec: ModelSpec,
     /// The stage's specification.
@@ -121,7 +124,7 @@ impl Infer {
         let started = Instant::now();
         let working = self.stats.health.begin(Step::Infer);
         // A fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
-        let answer = self.device.infer(&self.spec.name, features).await;
+        let answer = self.device.infer(self.lane, &self.spec.name, features).await;
         drop(working);
         let answer = answer.map_err(|fault| Fault { class: FaultClass::Operator, ..fault })?;
         self.meter.add_cpu(answer.cpu);

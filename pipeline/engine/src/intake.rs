@@ -3,7 +3,7 @@
 //! Partitions are claimed here, one event at a time, so that no record of a partition can overtake its claim. Here is also the gate
 //! of the raw bytes: a record enters once its payload has room.
 
-use crate::budget::{Budget, Reservation};
+use crate::budget::{Reservation, Share};
 use crate::claims::Claims;
 use crate::fetch::Fetch;
 use crate::health::{Step, retry};
@@ -35,8 +35,8 @@ pub struct Intake {
     /// Where they are kept.
     pub claims: Claims,
     /// The pool of raw bytes.
-    pub raw: Budget,
-    /// Knows how large a payload can be.
+    pub raw: Share,
+    /// Knows how large a payload is, or probably is.
     pub fetch: Arc<dyn Fetch>,
     /// Time.
     pub meter: Arc<Meter>,
@@ -51,7 +51,7 @@ impl Intake {
             match self.meter.during(State::Starved, self.source.next()).await {
                 Ok(Event::Records(envelopes)) => {
                     for mut envelope in envelopes {
-                        envelope.holds.push(self.stats.take());
+                        envelope.holds.push(self.stats.take(envelope.record.timestamp_ms));
                         let entry =
                             Entry::Item(admit_raw(envelope, &*self.fetch, &self.raw, &self.meter).await);
                         if self.send(&out, entry).await.is_err() {
@@ -158,14 +158,17 @@ impl Intake {
 pub(crate) async fn admit_raw(
     envelope: Envelope<Payload>,
     fetch: &dyn Fetch,
-    raw: &Budget,
+    raw: &Share,
     meter: &Meter,
 ) -> Envelope<Admitted> {
     let (mut rest, work) = envelope.split();
     // The original value stays until it is written, whatever becomes of the record: it may have to be a dead letter.
     let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
-    let bytes = work.as_ref().map_or(0, |payload| fetch.size_bound(payload)).max(kept);
-    let raw = meter.during(State::Blocked, raw.acquire(bytes)).await;
+    let bytes = work.as_ref().map_or(0, |payload| fetch.size_expected(payload)).max(kept);
+    let raw = match &work {
+        Some(Payload::Reference(_)) => meter.during(State::Blocked, raw.acquire_growing(bytes)).await,
+        _ => meter.during(State::Blocked, raw.acquire(bytes)).await,
+    };
     match work {
         Some(payload) => rest.join(Some(Ok::<_, Rejection>(Admitted { payload, raw }))),
         None => {

@@ -16,7 +16,7 @@
 //!
 //! Outside the line: [`mod@redrive`] tries deferred records again.
 //!
-//! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference thread),
+//! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference threads), [`mod@lanes`] (who goes first),
 //! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@health`] (what moves), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
 
 pub mod admit;
@@ -30,6 +30,7 @@ pub mod fetch;
 pub mod health;
 pub mod infer;
 pub mod intake;
+pub mod lanes;
 pub mod meter;
 pub mod ordered;
 pub mod pipeline;
@@ -43,11 +44,12 @@ pub mod write;
 mod tests;
 
 pub use batcher::UnitLimits;
-pub use budget::Budget;
+pub use budget::{Budget, Reservation, Share};
 pub use crew::Crew;
 pub use device::{Device, DeviceHandle};
 pub use fetch::Fetch;
 pub use health::{Health, HealthReading, Step, StepHealth};
+pub use lanes::{Lane, LaneRules};
 pub use meter::{Meter, MeterReading, State};
 pub use pipeline::{Limits, Pipeline, Summary};
 pub use redrive::Deferred;

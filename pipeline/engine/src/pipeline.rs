@@ -2,17 +2,18 @@
 
 use crate::admit::admit;
 use crate::batcher::{UnitLimits, batched};
-use crate::budget::Budget;
+use crate::budget::Share;
 use crate::claims::Claims;
 use crate::crew::Crew;
 use crate::device::DeviceHandle;
 use crate::fetch::{Fetch, fetch_ordered};
 use crate::infer::Infer;
 use crate::intake::Intake;
+use crate::lanes::Lane;
 use crate::meter::{Meter, MeterReading};
 use crate::prepare::prepare_ordered;
 use crate::redrive::{Deferred, redrive};
-use crate::telemetry::{QueueProbe, Stats, probe, report};
+use crate::telemetry::{QueueProbe, Stats, Watched, probe, report};
 use crate::write::Write;
 use spawn_core::{Fault, FaultClass, ModelSpec, Sink, Source, Stage};
 use std::sync::Arc;
@@ -59,10 +60,12 @@ pub struct Pipeline {
     pub sink: Arc<dyn Sink>,
     /// Records to be tried again outside the line, where they are kept.
     pub deferred: Option<Arc<dyn Deferred>>,
-    /// The pool of raw bytes, shared.
-    pub raw: Budget,
-    /// The pool of decoded bytes, shared.
-    pub decoded: Budget,
+    /// Its share of the pool of raw bytes.
+    pub raw: Share,
+    /// Its share of the pool of decoded bytes.
+    pub decoded: Share,
+    /// Whether it goes first on device and crew.
+    pub lane: Lane,
     /// Bounds.
     pub limits: Limits,
 }
@@ -74,8 +77,9 @@ pub(crate) struct Parts {
     pub(crate) crew: Crew,
     pub(crate) device: DeviceHandle,
     pub(crate) model: ModelSpec,
-    pub(crate) raw: Budget,
-    pub(crate) decoded: Budget,
+    pub(crate) raw: Share,
+    pub(crate) decoded: Share,
+    pub(crate) lane: Lane,
     pub(crate) limits: Limits,
 }
 
@@ -155,6 +159,7 @@ impl Pipeline {
             model: self.model.clone(),
             raw: self.raw.clone(),
             decoded: self.decoded.clone(),
+            lane: self.lane,
             limits: self.limits,
         }
     }
@@ -175,8 +180,10 @@ impl Pipeline {
             meter: intake_m,
             stats: stats.clone(),
         };
+        let watched = Watched { lane: self.lane, device: self.device.clone() };
         let infer = Infer {
             device: self.device,
+            lane: self.lane,
             spec: self.model,
             preparation,
             meter: infer_m,
@@ -208,7 +215,7 @@ impl Pipeline {
         let gate_stage = self.stage.fork();
         let (stats_f, stats_p, stats_b, stats_r) =
             (stats.clone(), stats.clone(), stats.clone(), stats.clone());
-        let (crew, stage, limits, decoded) = (self.crew, self.stage, self.limits, self.decoded);
+        let (crew, stage, limits, decoded) = ((self.crew, self.lane), self.stage, self.limits, self.decoded);
         let (gate, gate_claims, fetch) = (decoded.clone(), claims.clone(), self.fetch);
 
         let mut verbs = JoinSet::new();
@@ -227,7 +234,7 @@ impl Pipeline {
             verbs.spawn(async move { second.await.map(|()| Verb::Inner) });
         }
         verbs.spawn(async move {
-            report(stats_r, queues, budgets, Duration::from_secs(1)).await;
+            report(stats_r, queues, budgets, watched, Duration::from_secs(1)).await;
             Ok(Verb::Inner)
         });
         verbs

@@ -4,6 +4,7 @@ use crate::admit::Decodable;
 use crate::crew::Crew;
 use crate::fetch::Fetched;
 use crate::health::Step;
+use crate::lanes::Lane;
 use crate::meter::{Meter, thread_cpu};
 use crate::ordered::map_ordered;
 use crate::steps::reached;
@@ -25,6 +26,7 @@ pub struct Ready {
 /// One stage per worker of the crew.
 struct Workers {
     crew: Crew,
+    lane: Lane,
     stages: Vec<Mutex<Box<dyn Stage>>>,
     meter: Arc<Meter>,
     stats: Arc<Stats>,
@@ -35,13 +37,13 @@ pub async fn prepare_ordered(
     entries: Receiver<Entry<Decodable>>,
     out: Sender<Entry<Ready>>,
     stage: Box<dyn Stage>,
-    crew: Crew,
+    (crew, lane): (Crew, Lane),
     meter: Arc<Meter>,
     stats: Arc<Stats>,
 ) {
     let window = crew.workers() * 4;
     let stages = (0..crew.workers()).map(|_| Mutex::new(stage.fork())).collect();
-    let workers = Arc::new(Workers { crew, stages, meter: meter.clone(), stats });
+    let workers = Arc::new(Workers { crew, lane, stages, meter: meter.clone(), stats });
     map_ordered(entries, out, window, meter, move |envelope| prepare_one(workers.clone(), envelope)).await;
 }
 
@@ -51,9 +53,9 @@ async fn prepare_one(workers: Arc<Workers>, envelope: Envelope<Decodable>) -> En
         return rest.join(None::<Result<_, Rejection>>);
     };
     let content = media.content;
-    let (crew, stats) = (workers.crew.clone(), workers.stats.clone());
+    let (crew, lane, stats) = (workers.crew.clone(), workers.lane, workers.stats.clone());
     let _working = stats.health.begin(Step::Prepare);
-    let result = crew.run(move |worker| workers.process(worker, &media)).await;
+    let result = crew.run(lane, move |worker| workers.process(worker, &media)).await;
     let result = result.unwrap_or_else(|panic| Err(Rejection::new("prepare", "stage.panic", panic)));
     if let Ok(prepared) = &result {
         decoded.shrink_to(prepared.chunks.iter().map(spawn_core::Features::bytes).sum());

@@ -135,12 +135,13 @@ fn start(
     )));
     let (stage, gate) = (parts.stage.fork(), parts.decoded.clone());
     verbs.spawn(inner(admit(fetched, decodable_tx, stage, gate, claims.clone(), meter("admit"))));
-    let (stage, crew) = (parts.stage.fork(), parts.crew.clone());
+    let (stage, crew) = (parts.stage.fork(), (parts.crew.clone(), parts.lane));
     verbs.spawn(inner(prepare_ordered(decodable, ready_tx, stage, crew, meter("prepare"), stats.clone())));
     let (limits, pressed) = (parts.limits.unit, parts.decoded.clone());
     verbs.spawn(inner(batched(ready, unit_tx, limits, pressed, claims, meter("batch"), stats.clone())));
     let infer = Infer {
         device: parts.device.clone(),
+        lane: parts.lane,
         spec: parts.model.clone(),
         preparation: parts.stage.spec().into(),
         meter: meter("infer"),

@@ -1,7 +1,9 @@
 //! The metrics of the line, and the counters that progress bars and reports read. Names are documented in `docs/metrics.md`.
 
-use crate::budget::Budget;
+use crate::budget::Share;
+use crate::device::DeviceHandle;
 use crate::health::Health;
+use crate::lanes::{Lane, Lateness};
 use crate::meter::{Meter, MeterReading};
 use metrics::{counter, gauge, histogram};
 use spawn_core::{Hold, Outcome};
@@ -36,6 +38,7 @@ pub struct Stats {
     pub last_commit_ms: AtomicU64,
     /// The line has ended, and all that it took in is written or belongs to somebody else.
     pub drained: AtomicBool,
+    pub(crate) late: Lateness,
     /// What moves, and what does not.
     pub health: Health,
 }
@@ -56,6 +59,7 @@ impl Stats {
             first_taken_ms: AtomicU64::new(0),
             last_commit_ms: AtomicU64::new(0),
             drained: AtomicBool::new(false),
+            late: Lateness::default(),
             health: Health::default(),
         }
     }
@@ -73,7 +77,8 @@ impl Stats {
     }
 
     /// A record is in the line for as long as what this returns lives, whether it is written, fenced or dropped as stale.
-    pub(crate) fn take(self: &Arc<Self>) -> Hold {
+    pub(crate) fn take(self: &Arc<Self>, produced_ms: i64) -> Hold {
+        self.late.taken(since(produced_ms));
         if self.taken.fetch_add(1, Relaxed) == 0 {
             self.first_taken_ms.store(now_ms(), Relaxed);
         }
@@ -120,9 +125,10 @@ impl Stats {
     }
 
     pub(crate) fn item_took(&self, produced_ms: i64) {
-        let took = (now_ms() as i64).saturating_sub(produced_ms).max(0);
+        let took = since(produced_ms);
+        self.late.written(took);
         histogram!("spawn_item_end_to_end_seconds", "pipeline" => self.pipeline.to_string())
-            .record(took as f64 / 1e3);
+            .record(took.as_secs_f64());
     }
 
     pub(crate) fn dispatched(&self, reason: &'static str, records: usize) {
@@ -166,7 +172,8 @@ pub(crate) fn redrive_settled(pipeline: &str, outcome: Option<Outcome>) {
 pub async fn report(
     stats: Arc<Stats>,
     queues: Vec<(&'static str, QueueProbe)>,
-    budgets: Vec<Budget>,
+    budgets: Vec<Share>,
+    watched: Watched,
     every: Duration,
 ) {
     let mut earlier: Vec<MeterReading> = stats.meters.iter().map(|m| m.read()).collect();
@@ -190,6 +197,16 @@ pub async fn report(
             gauge!("spawn_stage_oldest_seconds", "pipeline" => pipeline.clone(), "stage" => step.step.name())
                 .set(step.oldest.as_secs_f64());
         }
+        if watched.lane == Lane::Live {
+            let has_work = stats.in_flight.load(Relaxed) > 0;
+            let late = stats.late.look(&watched.device.rules(), has_work);
+            let yields = watched.device.tell_late(&stats.pipeline, late);
+            gauge!("spawn_lane_late", "pipeline" => pipeline.clone()).set(f64::from(u8::from(late)));
+            gauge!("spawn_lane_bulk_yields").set(f64::from(u8::from(yields)));
+        }
+        for (lane, calls) in ["live", "bulk"].into_iter().zip(watched.device.calls_waiting()) {
+            gauge!("spawn_lane_waiting_calls", "lane" => lane).set(calls as f64);
+        }
         for (stage, probe) in &queues {
             let Some((items, capacity)) = probe() else { continue };
             gauge!("spawn_queue_items", "pipeline" => pipeline.clone(), "stage" => *stage).set(items as f64);
@@ -203,6 +220,15 @@ pub async fn report(
     }
 }
 
+/// A pipeline's lane on its device.
+#[derive(Debug)]
+pub struct Watched {
+    /// Of the pipeline.
+    pub lane: Lane,
+    /// Told when a live pipeline is late.
+    pub device: DeviceHandle,
+}
+
 /// Items in a queue and its capacity; `None` once it is closed.
 pub type QueueProbe = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
 
@@ -210,6 +236,10 @@ pub type QueueProbe = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
 pub fn probe<T: Send + 'static>(tx: &tokio::sync::mpsc::Sender<T>) -> QueueProbe {
     let weak = tx.downgrade();
     Box::new(move || weak.upgrade().map(|tx| (tx.max_capacity() - tx.capacity(), tx.max_capacity())))
+}
+
+fn since(produced_ms: i64) -> Duration {
+    Duration::from_millis((now_ms() as i64).saturating_sub(produced_ms).max(0) as u64)
 }
 
 fn now_ms() -> u64 {

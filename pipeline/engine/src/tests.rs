@@ -2,13 +2,13 @@
 
 mod stuck;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Reservation};
 use crate::crew::Crew;
 use crate::device::Device;
 use crate::fetch::Fetch;
 use crate::infer::tests::{FakeModel, chunk, spec};
 use crate::write::tests::envelope;
-use crate::{Limits, Pipeline, Summary, UnitLimits};
+use crate::{Lane, LaneRules, Limits, Pipeline, Summary, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -178,10 +178,15 @@ impl Stage for MemoryStage {
 struct Inline;
 
 impl Fetch for Inline {
-    fn size_bound(&self, _: &Payload) -> usize {
+    fn size_expected(&self, _: &Payload) -> usize {
         100
     }
-    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>> {
+    fn fetch<'a>(
+        &'a self,
+        payload: Payload,
+        hint: Option<String>,
+        _: &'a mut Reservation,
+    ) -> BoxFuture<'a, Result<Media, Refusal>> {
         Box::pin(async move {
             match payload {
                 Payload::Inline(bytes) => Ok(Media::new(bytes, hint)),
@@ -204,8 +209,9 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
         model: spec(),
         sink,
         deferred: None,
-        raw: Budget::new("raw", 64 << 10),
-        decoded: Budget::new("decoded", 16 << 10),
+        raw: Budget::new("raw", 64 << 10).share(0, 0),
+        decoded: Budget::new("decoded", 16 << 10).share(0, 0),
+        lane: Lane::Live,
         limits: Limits {
             fetch_window: 64,
             unit,
@@ -216,7 +222,7 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
 }
 
 async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
-    let device = Device::start(2, &[Box::new(FakeModel::default())]).expect("starts");
+    let device = Device::start(2, &[Box::new(FakeModel::default())], LaneRules::default()).expect("starts");
     let pipeline = pipeline(source, sink, &device);
     let stats = pipeline.stats();
     let run = pipeline.run(stats, std::future::pending());
@@ -311,7 +317,7 @@ async fn deferred_records_come_back_beside_the_line_whatever_becomes_of_them() {
     // Again and again the same partitions with offsets that do not rise, as the waits have it.
     deferred.waiting.lock().expect("lock").extend([(0, 7, "good"), (0, 9, "bad/50"), (1, 3, "good")]);
     let source = Arc::new(MemorySource::default());
-    let device = Device::start(2, &[Box::new(FakeModel::default())]).expect("starts");
+    let device = Device::start(2, &[Box::new(FakeModel::default())], LaneRules::default()).expect("starts");
     let pipeline = Pipeline { deferred: Some(deferred.clone()), ..pipeline(source, Arc::default(), &device) };
     let stats = pipeline.stats();
     let (stop_tx, stop_rx) = tokio::sync::oneshot::channel::<()>();

@@ -4,7 +4,7 @@ use crate::circuit::Circuits;
 use crate::guard::Guard;
 use crate::{file, http, telemetry};
 use bytes::Bytes;
-use spawn_core::{Media, Payload, Refusal, Rejection};
+use spawn_core::{BoxFuture, Media, Payload, Refusal, Rejection};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use url::Url;
@@ -28,6 +28,8 @@ pub struct FetchConfig {
     pub private_addresses_allowed: bool,
     /// Bytes of one payload.
     pub bytes_max: usize,
+    /// Bytes that a reference over HTTP is taken to have until its host tells.
+    pub bytes_expected: usize,
     /// One attempt, with its connection and all redirects.
     pub timeout: Duration,
     /// Longest wait for a connection.
@@ -50,6 +52,7 @@ impl Default for FetchConfig {
             hosts_allowed: Vec::new(),
             private_addresses_allowed: false,
             bytes_max: 32 << 20,
+            bytes_expected: 256 << 10,
             timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             per_host_concurrency: 64,
@@ -66,6 +69,7 @@ pub struct Fetcher {
     roots: Vec<file::Root>,
     http: Option<http::Client>,
     bytes_max: usize,
+    bytes_expected: usize,
     timeout: Duration,
     circuits: Circuits,
 }
@@ -77,6 +81,29 @@ pub(crate) enum Failed {
     Rejected(Rejection),
     /// It may work later.
     Transient(String),
+    /// Room for so many bytes is missing; nothing was wrong.
+    NoRoom(usize),
+}
+
+/// Memory that a payload may occupy while it is fetched.
+pub trait Room: Send {
+    /// Makes it `bytes` if that is possible at once.
+    fn try_grow(&mut self, bytes: usize) -> bool;
+    /// Waits until it is `bytes`.
+    fn grow(&mut self, bytes: usize) -> BoxFuture<'_, ()>;
+}
+
+/// For single items: no bound but the largest payload.
+#[derive(Debug)]
+pub struct Unbounded;
+
+impl Room for Unbounded {
+    fn try_grow(&mut self, _: usize) -> bool {
+        true
+    }
+    fn grow(&mut self, _: usize) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 pub(crate) fn reject(code: &'static str, detail: impl std::fmt::Display) -> Failed {
@@ -96,26 +123,33 @@ impl Fetcher {
             false => None,
         };
         let circuits = Circuits::new(config.circuit_failures, config.circuit_max);
-        Ok(Self { roots, http, bytes_max: config.bytes_max, timeout: config.timeout, circuits })
+        let (bytes_max, bytes_expected) = (config.bytes_max, config.bytes_expected.min(config.bytes_max));
+        Ok(Self { roots, http, bytes_max, bytes_expected, timeout: config.timeout, circuits })
     }
 
-    /// Most bytes that the payload can turn out to have, without asking anybody but the file system.
-    pub fn size_bound(&self, payload: &Payload) -> usize {
+    /// Bytes that the payload probably has, without asking anybody but the file system.
+    pub fn size_expected(&self, payload: &Payload) -> usize {
         match payload {
             Payload::Inline(bytes) => bytes.len(),
             Payload::Reference(uri) => match Url::parse(uri) {
                 Ok(url) if url.scheme() == "file" => file::size(&url).map_or(0, |n| n.min(self.bytes_max)),
-                _ => self.bytes_max,
+                _ => self.bytes_expected,
             },
         }
     }
 
     /// The bytes. Refusals name what was found; never credentials or queries of a URI.
-    pub async fn fetch(&self, payload: Payload, hint: Option<String>) -> Result<Media, Refusal> {
+    /// What turns out larger than expected asks `room` before it takes the bytes.
+    pub async fn fetch(
+        &self,
+        payload: Payload,
+        hint: Option<String>,
+        room: &mut dyn Room,
+    ) -> Result<Media, Refusal> {
         let (bytes, hint) = match payload {
             Payload::Inline(bytes) => (bytes, hint),
             Payload::Reference(uri) => {
-                let (bytes, found) = self.resolve(&uri).await?;
+                let (bytes, found) = self.resolve(&uri, room).await?;
                 (bytes, hint.or(found))
             }
         };
@@ -129,10 +163,10 @@ impl Fetcher {
     }
 
     /// Tries for a while, then leaves it for later.
-    async fn resolve(&self, uri: &str) -> Result<(Bytes, Option<String>), Refusal> {
+    async fn resolve(&self, uri: &str, room: &mut dyn Room) -> Result<(Bytes, Option<String>), Refusal> {
         let url =
             Url::parse(uri).map_err(|e| Rejection::new("fetch", "payload.uri", format!("not a URI: {e}")))?;
-        let (started, mut wait) = (Instant::now(), RETRY_FIRST);
+        let (mut started, mut wait) = (Instant::now(), RETRY_FIRST);
         let defer = |detail: String| Refusal::Defer(Rejection::new("fetch", "payload.unreachable", detail));
         let place = match (url.host_str(), url.port_or_known_default()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
@@ -147,14 +181,22 @@ impl Fetcher {
         })?;
         let mut allowed = self.timeout;
         loop {
-            let failed = match tokio::time::timeout(allowed, self.attempt(&url)).await {
+            let failed = match tokio::time::timeout(allowed, self.attempt(&url, room)).await {
                 Ok(Err(Failed::Transient(detail))) => detail,
+                Ok(Err(Failed::NoRoom(bytes))) => {
+                    // No connection is kept while waiting for memory, and the wait is not the host's: it is asked again afterwards.
+                    let asked = Instant::now();
+                    room.grow(bytes).await;
+                    started += asked.elapsed();
+                    continue;
+                }
                 Err(_elapsed) => format!("{place}: timed out"),
                 Ok(answered) => {
                     self.circuits.answered(&place);
                     return answered.map_err(|failed| match failed {
                         Failed::Rejected(rejection) => rejection.into(),
                         Failed::Transient(detail) => defer(detail),
+                        Failed::NoRoom(bytes) => defer(format!("no memory for {bytes} bytes")),
                     });
                 }
             };
@@ -169,10 +211,16 @@ impl Fetcher {
         }
     }
 
-    async fn attempt(&self, url: &Url) -> Result<(Bytes, Option<String>), Failed> {
+    async fn attempt(&self, url: &Url, room: &mut dyn Room) -> Result<(Bytes, Option<String>), Failed> {
         match (url.scheme(), &self.http) {
-            ("file", _) => file::read(url, &self.roots, self.bytes_max).await.map(|bytes| (bytes, None)),
-            ("http" | "https", Some(client)) => client.get(url.clone(), self.bytes_max).await,
+            ("file", _) => {
+                let size = file::size(url).unwrap_or(0).min(self.bytes_max);
+                if !room.try_grow(size) {
+                    return Err(Failed::NoRoom(size));
+                }
+                file::read(url, &self.roots, self.bytes_max).await.map(|bytes| (bytes, None))
+            }
+            ("http" | "https", Some(client)) => client.get(url.clone(), self.bytes_max, room).await,
             ("http" | "https", None) => {
                 Err(reject("payload.denied", "fetch.http is off: http references are not followed"))
             }

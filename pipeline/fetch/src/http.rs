@@ -1,6 +1,6 @@
 //! `http(s)://` references: every hop is checked, every size and wait is bounded.
 
-use crate::fetcher::{Failed, FetchConfig, reject, too_large};
+use crate::fetcher::{Failed, FetchConfig, Room, reject, too_large};
 use crate::guard::{Guard, denied};
 use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -45,13 +45,14 @@ impl Client {
         &self,
         mut url: Url,
         bytes_max: usize,
+        room: &mut dyn Room,
     ) -> Result<(Bytes, Option<String>), Failed> {
         for _ in 0..=self.redirects_max {
             self.guard.check_url(&url)?;
             let _place = self.hosts.place(url.host_str().unwrap_or_default()).await;
             let response = self.client.get(url.clone()).send().await.map_err(|e| self.failed(&e))?;
             if !response.status().is_redirection() {
-                return body(response, bytes_max).await;
+                return body(response, bytes_max, room).await;
             }
             let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
             let location =
@@ -119,7 +120,11 @@ fn describe(error: &reqwest::Error) -> String {
     format!("{host}: {kind}")
 }
 
-async fn body(mut response: Response, bytes_max: usize) -> Result<(Bytes, Option<String>), Failed> {
+async fn body(
+    mut response: Response,
+    bytes_max: usize,
+    room: &mut dyn Room,
+) -> Result<(Bytes, Option<String>), Failed> {
     let status = response.status();
     if !status.is_success() {
         return Err(refusal(status));
@@ -127,11 +132,24 @@ async fn body(mut response: Response, bytes_max: usize) -> Result<(Bytes, Option
     if let Some(length) = response.content_length().filter(|n| *n > bytes_max as u64) {
         return Err(Failed::Rejected(too_large(length, bytes_max)));
     }
+    let told = response.content_length().unwrap_or(0) as usize;
+    if !room.try_grow(told) {
+        return Err(Failed::NoRoom(told));
+    }
     let media_type = response.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).map(str::to_owned);
-    let mut bytes = BytesMut::with_capacity(response.content_length().unwrap_or(0) as usize);
+    let mut bytes = BytesMut::with_capacity(told);
     while let Some(chunk) = response.chunk().await.map_err(|e| Failed::Transient(describe(&e)))? {
         if bytes.len() + chunk.len() > bytes_max {
             return Err(Failed::Rejected(too_large((bytes.len() + chunk.len()) as u64, bytes_max)));
+        }
+        let needed = bytes.len() + chunk.len();
+        if needed > bytes.capacity() {
+            // Nobody told how long it is: it grows by doubling, and whoever finds no room asks for the most.
+            let larger = (2 * needed).min(bytes_max);
+            if !room.try_grow(larger) {
+                return Err(Failed::NoRoom(bytes_max));
+            }
+            bytes.reserve(larger - bytes.len());
         }
         bytes.extend_from_slice(&chunk);
     }

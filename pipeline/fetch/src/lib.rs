@@ -18,4 +18,4 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 
-pub use fetcher::{FetchConfig, Fetcher};
+pub use fetcher::{FetchConfig, Fetcher, Room, Unbounded};

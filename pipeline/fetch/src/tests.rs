@@ -37,7 +37,7 @@ impl Drop for Folder {
 }
 
 async fn code(fetcher: &Fetcher, payload: Payload) -> String {
-    match fetcher.fetch(payload, None).await {
+    match fetcher.fetch(payload, None, &mut crate::Unbounded).await {
         Ok(media) => format!("ok {}", media.bytes.len()),
         Err(Refusal::Reject(rejection)) => rejection.code.into_owned(),
         Err(Refusal::Defer(rejection)) => format!("deferred {}", rejection.code),
@@ -71,7 +71,7 @@ async fn files_are_read_below_their_roots_and_nowhere_else() {
     ] {
         assert_eq!(code(&fetcher, folder.uri(path)).await, expected, "{path}");
     }
-    assert_eq!(fetcher.size_bound(&folder.uri("open/a")), 60);
+    assert_eq!(fetcher.size_expected(&folder.uri("open/a")), 60);
     assert_eq!(code(&fetcher, Payload::Reference("ftp://host/x".into())).await, "payload.uri");
     assert_eq!(code(&fetcher, Payload::Reference("no uri".into())).await, "payload.uri");
     assert_eq!(code(&fetcher, Payload::Inline(Bytes::from_static(&[1; 101]))).await, "payload.too_large");
@@ -153,7 +153,7 @@ async fn private_addresses_are_refused_by_literal_by_name_and_by_redirect() {
 #[tokio::test]
 async fn details_keep_credentials_to_themselves() {
     let (uri, _) = server(vec![answer("403 Forbidden", "", "")]).await;
-    let refusal = private().fetch(Payload::Reference(uri), None).await.unwrap_err();
+    let refusal = private().fetch(Payload::Reference(uri), None, &mut crate::Unbounded).await.unwrap_err();
     let (Refusal::Reject(rejection) | Refusal::Defer(rejection)) = refusal;
     assert!(!rejection.detail.contains("secret"), "{rejection}");
 }

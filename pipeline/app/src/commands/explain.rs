@@ -125,7 +125,7 @@ async fn again(
         return Ok(Err(not_run("media.gone", detail)));
     };
     let started = Instant::now();
-    let media = match fetcher(settings)?.fetch(payload, hint).await {
+    let media = match fetcher(settings)?.fetch(payload, hint, &mut spawn_fetch::Unbounded).await {
         Ok(media) => media,
         Err(Refusal::Reject(r) | Refusal::Defer(r)) => {
             return Ok(Err(not_run("media.gone", format!("{}: {}", r.code, r.detail))));

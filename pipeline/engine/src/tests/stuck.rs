@@ -1,13 +1,13 @@
 //! Each step blocked in turn, with one record: it is named within 30 seconds, and nothing else is.
 
 use super::{Inline, MemoryStage};
-use crate::budget::Budget;
+use crate::budget::{Budget, Reservation};
 use crate::crew::Crew;
 use crate::device::Device;
 use crate::fetch::Fetch;
 use crate::infer::tests::{FakeModel, spec};
 use crate::write::tests::{claimed, envelope};
-use crate::{Limits, Pipeline, Stats, Step, UnitLimits};
+use crate::{Lane, LaneRules, Limits, Pipeline, Stats, Step, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::VecDeque;
@@ -91,13 +91,18 @@ impl Sink for Faked {
 }
 
 impl Fetch for Faked {
-    fn size_bound(&self, payload: &Payload) -> usize {
-        Inline.size_bound(payload)
+    fn size_expected(&self, payload: &Payload) -> usize {
+        Inline.size_expected(payload)
     }
-    fn fetch(&self, payload: Payload, hint: Option<String>) -> BoxFuture<'_, Result<Media, Refusal>> {
+    fn fetch<'a>(
+        &'a self,
+        payload: Payload,
+        hint: Option<String>,
+        room: &'a mut Reservation,
+    ) -> BoxFuture<'a, Result<Media, Refusal>> {
         Box::pin(async move {
             self.0.stop_at(Step::Fetch).await;
-            Inline.fetch(payload, hint).await
+            Inline.fetch(payload, hint, room).await
         })
     }
 }
@@ -162,7 +167,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         gone,
     });
     let model = BlockedModel(blocked.clone(), FakeModel::default());
-    let device = Device::start(1, &[Box::new(model)]).expect("starts");
+    let device = Device::start(1, &[Box::new(model)], LaneRules::default()).expect("starts");
     let unit =
         UnitLimits { records_max: 1, chunks_max: 8, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
     let pipeline = Pipeline {
@@ -175,8 +180,9 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         model: spec(),
         sink: Arc::new(Faked(blocked.clone())),
         deferred: None,
-        raw: Budget::new("raw", 64 << 10),
-        decoded: Budget::new("decoded", 16 << 10),
+        raw: Budget::new("raw", 64 << 10).share(0, 0),
+        decoded: Budget::new("decoded", 16 << 10).share(0, 0),
+        lane: Lane::Live,
         limits: Limits { fetch_window: 4, unit, drain_max: Duration::from_secs(5), stuck_after: LIMIT },
     };
     let stats = pipeline.stats();
