@@ -105,3 +105,58 @@ fn records_of_a_host_that_fails_wait_beside_the_line_and_come_back() {
     world.assert_ledger("image", [7, 0, 0, 0]);
     assert_eq!(world.count("SELECT count(DISTINCT event_id) FROM spawn.result"), 7);
 }
+
+#[test]
+fn a_folder_that_is_not_mounted_pauses_the_pipeline_until_it_is() {
+    let world = World::new("unmounted");
+    let images = media("images", 1);
+    let mount = world.dir.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    let count = 60;
+    ingest(&world, (0..count).map(|i| (format!("m{i}"), format!("file://{}/{i}.jpg", mount.display()))));
+    let mut args = vec!["--pipeline", "image", "--pipeline", "text"];
+    // One unit holds them all, so that what is judged is the whole window.
+    for set in ["line.failure_budget_records=50", "line.linger_ms=3000", "line.unit_records=60"] {
+        args.extend(["--set", set]);
+    }
+    let worker = world.worker(&args);
+    world.wait("paused", 60, || {
+        world.log().contains("partition claimed")
+            && world.count("SELECT count(*) FROM spawn.source WHERE paused") == 1
+    });
+    let row = || {
+        let rows = world.json(&["pipelines", "ls"])[0]["pipelines"].clone();
+        rows.as_array().unwrap().iter().find(|row| row["pipeline"] == "image").unwrap().clone()
+    };
+    let paused = row();
+    assert_eq!((&paused["paused"], &paused["resumes_by_itself"]), (&true.into(), &true.into()), "{paused}");
+    assert!(paused["paused_reason"].as_str().unwrap().contains("payload.not_found"), "{paused}");
+    world.wait("a probe that finds nothing better", 60, || {
+        world.log().contains("trying whether things are well")
+    });
+    assert_eq!(world.count("SELECT count(*) FROM spawn.record"), 0, "nothing was rejected");
+    for i in 0..count {
+        std::fs::copy(&images[0], mount.join(format!("{i}.jpg"))).unwrap();
+    }
+    world.wait("it goes on by itself", 90, || world.count("SELECT count(*) FROM spawn.record") == count);
+    assert_eq!(row()["paused"], false);
+    world.assert_ledger("image", [count, 0, 0, 0]);
+
+    world.json(&["pipelines", "pause", "image", "--reason", "maintenance"]);
+    world.wait("obeyed", 30, || world.log().contains("maintenance"));
+    let cut = world.dir.path().join("cut.jpg");
+    std::fs::write(&cut, &std::fs::read(&images[0]).unwrap()[..1000]).unwrap();
+    let note = world.dir.path().join("note.txt");
+    std::fs::write(&note, "a note that came later").unwrap();
+    world.run(&["submit", cut.to_str().unwrap()]);
+    world.run(&["submit", note.to_str().unwrap()]);
+    world.wait("the other pipeline goes on", 60, || {
+        world.count("SELECT count(*) FROM spawn.record") == count + 1
+    });
+    world.assert_ledger("image", [count, 0, 0, 0]);
+    world.json(&["pipelines", "resume", "image"]);
+    world.wait("one more", 60, || world.count("SELECT count(*) FROM spawn.rejection") == 1);
+    worker.signal("-TERM");
+    assert_eq!(worker.end(20), Some(0), "{}", world.log());
+    world.assert_ledger("image", [count, 1, 0, 0]);
+}

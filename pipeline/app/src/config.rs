@@ -62,7 +62,7 @@ section!(
     /// `[line]`
     Line {
         crew_threads: usize, model_callers: usize, intra_op_threads: usize, fetch_window: usize, unit_records: usize, unit_calls: usize, unit_bytes: usize,
-        linger_ms: u64, drain_seconds: u64,
+        linger_ms: u64, drain_seconds: u64, failure_budget_percent: u32, failure_budget_records: u64,
     }
 );
 section!(
@@ -283,6 +283,7 @@ impl Settings {
             ("line.unit_records", self.line.unit_records),
             ("line.unit_calls", self.line.unit_calls),
             ("line.fetch_window", self.line.fetch_window),
+            ("line.failure_budget_records", self.line.failure_budget_records as usize),
             ("fetch.payload_bytes_max", self.fetch.payload_bytes_max),
             ("health.stuck_seconds", self.health.stuck_seconds as usize),
             ("dlq.batch_records", self.dlq.batch_records),

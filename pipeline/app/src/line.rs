@@ -7,7 +7,8 @@ use crate::redriving::Redriving;
 use crate::registry;
 use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
 use spawn_engine::{
-    Budget, Crew, Device, Lane, LaneRules, Limits, Pipeline, Reservation, Share, Stats, Summary, UnitLimits,
+    Budget, Crew, Device, FailureLimits, Lane, LaneRules, Limits, Pipeline, Room, Share, Stats, Summary,
+    UnitLimits,
 };
 use spawn_fetch::{FetchConfig, Fetcher};
 use spawn_kafka::{ConsumerConfig, KafkaSource, Start};
@@ -204,6 +205,11 @@ impl Runtime {
             limits: Limits {
                 fetch_window: settings.line.fetch_window,
                 unit,
+                failures: FailureLimits {
+                    percent_max: settings.line.failure_budget_percent,
+                    records_min: settings.line.failure_budget_records,
+                    ..FailureLimits::default()
+                },
                 drain_max: Duration::from_secs(settings.line.drain_seconds),
                 stuck_after: Duration::from_secs(settings.health.stuck_seconds),
             },
@@ -346,16 +352,16 @@ impl spawn_engine::Fetch for Fetching {
         &'a self,
         payload: Payload,
         hint: Option<String>,
-        room: &'a mut Reservation,
+        room: &'a mut Room<'_>,
     ) -> BoxFuture<'a, Result<Media, Refusal>> {
         Box::pin(async move { self.0.fetch(payload, hint, &mut InLine(room)).await })
     }
 }
 
 /// The line's memory, as the fetcher sees it.
-struct InLine<'a>(&'a mut Reservation);
+struct InLine<'a, 'b>(&'a mut Room<'b>);
 
-impl spawn_fetch::Room for InLine<'_> {
+impl spawn_fetch::Room for InLine<'_, '_> {
     fn try_grow(&mut self, bytes: usize) -> bool {
         self.0.try_grow(bytes)
     }

@@ -88,6 +88,11 @@ impl Held {
         self.start_of(partition, claim).is_some()
     }
 
+    /// Every partition that we hold.
+    pub fn partitions(&self) -> Vec<i32> {
+        self.by_partition.keys().copied().collect()
+    }
+
     /// The claim we hold of `partition`.
     pub fn get(&self, partition: i32) -> Option<Claimed> {
         self.by_partition.get(&partition).copied()

@@ -125,6 +125,15 @@ pub struct Written {
     pub outcomes: [u64; 4],
 }
 
+/// Why a pipeline stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// For a person.
+    pub reason: String,
+    /// The partition whose owner tries now and then whether things are well again; none when only an operator may resume.
+    pub probe: Option<i32>,
+}
+
 /// Where results go.
 pub trait Sink: Send + Sync {
     /// Takes ownership of partitions and tells where each continues.
@@ -132,6 +141,18 @@ pub trait Sink: Send + Sync {
     /// Writes all of the batch whose claims still hold, in one transaction. Safe to call again with the same batch after any
     /// fault: positions are compared, so what is already there is recognised.
     fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>>;
+    /// Whether the pipeline stands still, in all workers. Asked before the first record and every few seconds.
+    fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
+        Box::pin(async { Ok(None) })
+    }
+    /// Lets all workers of the pipeline stand still; changes nothing where they do already.
+    fn pause<'a>(&'a self, _pause: &'a Pause) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Ends a pause that a probe may end.
+    fn resume(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Prepares media for a model. Pure and synchronous; each worker of the crew has its own fork.

@@ -285,7 +285,7 @@ impl Pool {
                 continue;
             }
             let wanted = self.wanted(index, bytes);
-            let may = !blocked[index] && !(common_blocked && wanted > 0);
+            let may = !(blocked[index] || common_blocked && wanted > 0);
             let oldest = matches!(why, Why::Grow(ticket) if self.is_oldest(index, ticket));
             let reserve = oldest && self.shares[index].reserve_free >= bytes;
             let (ordinary, reserved) = if may && self.fits(index, bytes) {

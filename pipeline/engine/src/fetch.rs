@@ -1,7 +1,7 @@
 //! Payloads become media: references are fetched in parallel, order is kept.
 
 use crate::budget::Reservation;
-use crate::health::Step;
+use crate::health::{Health, Step, Working};
 use crate::intake::Admitted;
 use crate::meter::Meter;
 use crate::ordered::map_ordered;
@@ -20,8 +20,33 @@ pub trait Fetch: Send + Sync {
         &'a self,
         payload: Payload,
         hint: Option<String>,
-        room: &'a mut Reservation,
+        room: &'a mut Room<'_>,
     ) -> BoxFuture<'a, Result<Media, Refusal>>;
+}
+
+/// The memory that a payload occupies while it is fetched. Waiting for more is not the fetch's work: it counts as such to nobody's health.
+pub struct Room<'a> {
+    raw: &'a mut Reservation,
+    health: &'a Health,
+    working: Option<Working<'a>>,
+}
+
+impl<'a> Room<'a> {
+    fn new(raw: &'a mut Reservation, health: &'a Health) -> Self {
+        Self { raw, health, working: Some(health.begin(Step::Fetch)) }
+    }
+
+    /// See [`Reservation::try_grow`].
+    pub fn try_grow(&mut self, bytes: usize) -> bool {
+        self.raw.try_grow(bytes)
+    }
+
+    /// See [`Reservation::grow`].
+    pub async fn grow(&mut self, bytes: usize) {
+        self.working = None;
+        self.raw.grow(bytes).await;
+        self.working = Some(self.health.begin(Step::Fetch));
+    }
 }
 
 /// Media with the room that its bytes occupy.
@@ -54,10 +79,9 @@ async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted
     let Some(Admitted { payload, mut raw }) = work else {
         return rest.join(None::<Result<_, Refusal>>);
     };
-    let _working = stats.health.begin(Step::Fetch);
     let started = Instant::now();
     let hint = rest.job.media_type.clone();
-    let fetched = fetch.fetch(payload, hint, &mut raw).await;
+    let fetched = fetch.fetch(payload, hint, &mut Room::new(&mut raw, &stats.health)).await;
     stats.stage_took("fetch", started.elapsed());
     // The original value stays until it is written: a refused one as a dead letter.
     let kept = rest.record.value.as_ref().map_or(0, |v| v.len());

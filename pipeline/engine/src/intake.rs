@@ -6,6 +6,7 @@
 use crate::budget::{Reservation, Share};
 use crate::claims::Claims;
 use crate::fetch::Fetch;
+use crate::gate::Gate;
 use crate::health::{Step, retry};
 use crate::meter::{Meter, State};
 use crate::steps::reached;
@@ -14,6 +15,7 @@ use spawn_core::{
     Assignment, Claimed, Entry, Envelope, Event, Fault, FaultClass, Hold, Mark, Payload, Rejection, Sink,
     Source,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 
@@ -42,13 +44,25 @@ pub struct Intake {
     pub meter: Arc<Meter>,
     /// Counts.
     pub stats: Arc<Stats>,
+    /// Whether claimed partitions are read.
+    pub(crate) gate: Gate,
 }
 
 impl Intake {
     /// Runs until the source ends. A fault here is one that only an operator can mend.
     pub async fn run(self, out: Sender<Entry<Admitted>>) -> Result<(), Fault> {
+        // Claimed, but not read while the pipeline stands still.
+        let mut waiting: BTreeMap<i32, Claimed> = BTreeMap::new();
         loop {
-            match self.meter.during(State::Starved, self.source.next()).await {
+            let event = tokio::select! {
+                biased;
+                passing = self.gate.pass(&mut waiting) => {
+                    retry(&self.stats.health, "start", || self.source.start(passing.clone())).await?;
+                    continue;
+                }
+                event = self.meter.during(State::Starved, self.source.next()) => event,
+            };
+            match event {
                 Ok(Event::Records(envelopes)) => {
                     for mut envelope in envelopes {
                         envelope.holds.push(self.stats.take(envelope.record.timestamp_ms));
@@ -59,9 +73,15 @@ impl Intake {
                         }
                     }
                 }
-                Ok(Event::Assigned(wanted)) => self.claim(wanted).await?,
-                Ok(Event::Revoked { partitions, flushed }) => self.flush(&out, &partitions, flushed).await,
+                Ok(Event::Assigned(wanted)) => {
+                    waiting.extend(self.claim(wanted).await?.into_iter().map(|c| (c.partition, c)));
+                }
+                Ok(Event::Revoked { partitions, flushed }) => {
+                    waiting.retain(|partition, _| !partitions.contains(partition));
+                    self.flush(&out, &partitions, flushed).await;
+                }
                 Ok(Event::Lost(partitions)) => {
+                    waiting.retain(|partition, _| !partitions.contains(partition));
                     tracing::warn!(pipeline = %self.stats.pipeline, ?partitions, "partitions lost");
                     self.claims.remove(&partitions);
                 }
@@ -81,7 +101,8 @@ impl Intake {
         }
     }
 
-    async fn claim(&self, wanted: Vec<Assignment>) -> Result<(), Fault> {
+    /// The partitions, to be read once the gate lets them pass.
+    async fn claim(&self, wanted: Vec<Assignment>) -> Result<Vec<Claimed>, Fault> {
         let health = &self.stats.health;
         let claimed = retry(health, "claim", || async {
             let _working = health.begin(Step::Claim);
@@ -94,7 +115,7 @@ impl Intake {
         self.notice_set_back(&wanted, &claimed);
         self.claims.insert(&claimed);
         reached("claimed");
-        retry(health, "start", || self.source.start(claimed.clone())).await
+        Ok(claimed)
     }
 
     /// A store that is behind the group's own offset was set back, or lost the checkpoint. What lies between is read again as far as the

@@ -75,9 +75,9 @@ impl<T> Lanes<T> {
     pub(crate) fn next(&mut self, now: Instant, yielding: bool) -> Turn<T> {
         let owed = self.bulk_running == 0 && self.bulk_due.is_none_or(|due| now >= due);
         let bulk_may = owed || (self.live.is_empty() && !yielding);
-        if !(self.bulk.is_empty() || !bulk_may) {
+        if bulk_may && let Some(work) = self.bulk.pop_front() {
             self.bulk_running += 1;
-            return self.bulk.pop_front().map_or(Turn::Wait(None), |work| Turn::Run(Lane::Bulk, work));
+            return Turn::Run(Lane::Bulk, work);
         }
         match self.live.pop_front() {
             Some(work) => Turn::Run(Lane::Live, work),

@@ -6,11 +6,14 @@ use crate::budget::Share;
 use crate::claims::Claims;
 use crate::crew::Crew;
 use crate::device::DeviceHandle;
+use crate::failures::FailureLimits;
 use crate::fetch::{Fetch, fetch_ordered};
+use crate::gate::Gate;
 use crate::infer::Infer;
 use crate::intake::Intake;
 use crate::lanes::Lane;
 use crate::meter::{Meter, MeterReading};
+use crate::pause::Pausing;
 use crate::prepare::prepare_ordered;
 use crate::redrive::{Deferred, redrive};
 use crate::telemetry::{QueueProbe, Stats, Watched, probe, report};
@@ -34,6 +37,8 @@ pub struct Limits {
     pub fetch_window: usize,
     /// When a commit unit is full.
     pub unit: UnitLimits,
+    /// When so much is rejected that the pipeline pauses.
+    pub failures: FailureLimits,
     /// Longest time from the stop to the end; what is not written by then is read again by the next owner.
     pub drain_max: Duration,
     /// A step that has work and finishes nothing for so long is stuck.
@@ -169,6 +174,13 @@ impl Pipeline {
         let [intake_m, fetch_m, admit_m, prepare_m, batch_m, infer_m, write_m] =
             std::array::from_fn(|i| stats.meters[i].clone());
         let claims = Claims::default();
+        let gate = Gate::default();
+        let pausing = Pausing::new(
+            (self.sink.clone(), self.source.clone()),
+            (claims.clone(), gate.clone()),
+            stats.clone(),
+            self.limits.failures,
+        );
         let second = self.deferred.clone().map(|deferred| redrive(deferred, self.parts(), stats.clone()));
         let preparation: Arc<str> = self.stage.spec().into();
         let intake = Intake {
@@ -179,8 +191,9 @@ impl Pipeline {
             fetch: self.fetch.clone(),
             meter: intake_m,
             stats: stats.clone(),
+            gate,
         };
-        let watched = Watched { lane: self.lane, device: self.device.clone() };
+        let watched = Watched { pipeline: self.name.clone(), lane: self.lane, device: self.device.clone() };
         let infer = Infer {
             device: self.device,
             lane: self.lane,
@@ -195,6 +208,7 @@ impl Pipeline {
             claims: claims.clone(),
             meter: write_m,
             stats: stats.clone(),
+            pausing: pausing.clone(),
         };
 
         let (admitted_tx, admitted) = mpsc::channel(QUEUE_ITEMS);
@@ -230,6 +244,7 @@ impl Pipeline {
         verbs.spawn(inner(batching));
         verbs.spawn(async move { infer.run(units, inferred_tx).await.map(|()| Verb::Inner) });
         verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
+        verbs.spawn(async move { pausing.watch().await.map(|()| Verb::Inner) });
         if let Some(second) = second {
             verbs.spawn(async move { second.await.map(|()| Verb::Inner) });
         }

@@ -106,6 +106,11 @@ impl Stats {
         self.last_commit_ms.store(now_ms(), Relaxed);
     }
 
+    pub(crate) fn paused(&self, paused: bool) {
+        gauge!("spawn_pipeline_paused", "pipeline" => self.pipeline.to_string())
+            .set(f64::from(u8::from(paused)));
+    }
+
     pub(crate) fn media_seconds(&self, seconds: f64) {
         self.media_ms.fetch_add((seconds * 1e3) as u64, Relaxed);
     }
@@ -223,10 +228,19 @@ pub async fn report(
 /// A pipeline's lane on its device.
 #[derive(Debug)]
 pub struct Watched {
+    /// Its name.
+    pub pipeline: Arc<str>,
     /// Of the pipeline.
     pub lane: Lane,
     /// Told when a live pipeline is late.
     pub device: DeviceHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // A pipeline that ended holds up nobody.
+        self.device.tell_late(&self.pipeline, false);
+    }
 }
 
 /// Items in a queue and its capacity; `None` once it is closed.

@@ -1,14 +1,15 @@
 //! The whole line against a source and a sink in memory, which keep the contract of their seams and misbehave as told.
 
+mod pausing;
 mod stuck;
 
-use crate::budget::{Budget, Reservation};
+use crate::budget::Budget;
 use crate::crew::Crew;
 use crate::device::Device;
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, Room};
 use crate::infer::tests::{FakeModel, chunk, spec};
 use crate::write::tests::envelope;
-use crate::{Lane, LaneRules, Limits, Pipeline, Summary, UnitLimits};
+use crate::{FailureLimits, Lane, LaneRules, Limits, Pipeline, Summary, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -99,6 +100,9 @@ struct MemorySink {
     steal_after: AtomicUsize,
     /// Writes of partition 1 that take longer than a claim.
     slow_left: AtomicUsize,
+    pause: Mutex<Option<Pause>>,
+    /// How often it was asked whether the pipeline is paused.
+    asked: AtomicUsize,
 }
 
 impl Sink for MemorySink {
@@ -146,6 +150,21 @@ impl Sink for MemorySink {
             Ok(written)
         })
     }
+
+    fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
+        self.asked.fetch_add(1, Relaxed);
+        Box::pin(async { Ok(self.pause.lock().expect("lock").clone()) })
+    }
+
+    fn pause<'a>(&'a self, pause: &'a Pause) -> BoxFuture<'a, Result<(), Fault>> {
+        self.pause.lock().expect("lock").get_or_insert_with(|| pause.clone());
+        Box::pin(async { Ok(()) })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        self.pause.lock().expect("lock").take_if(|pause| pause.probe.is_some());
+        Box::pin(async { Ok(()) })
+    }
 }
 
 fn outcome(body: &Body<Inferred>) -> &'static str {
@@ -185,7 +204,7 @@ impl Fetch for Inline {
         &'a self,
         payload: Payload,
         hint: Option<String>,
-        _: &'a mut Reservation,
+        _: &'a mut Room<'_>,
     ) -> BoxFuture<'a, Result<Media, Refusal>> {
         Box::pin(async move {
             match payload {
@@ -215,6 +234,7 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
         limits: Limits {
             fetch_window: 64,
             unit,
+            failures: FailureLimits { percent_max: 100, ..FailureLimits::default() },
             drain_max: Duration::from_secs(5),
             stuck_after: Duration::from_secs(30),
         },

@@ -6,6 +6,7 @@
 use crate::claims::Claims;
 use crate::health::{Step, retry};
 use crate::meter::{Meter, State};
+use crate::pause::Pausing;
 use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{Batch, Body, Fault, Inferred, Sink, Source};
@@ -27,13 +28,15 @@ pub struct Write {
     pub meter: Arc<Meter>,
     /// Counts.
     pub stats: Arc<Stats>,
+    /// Keeps what is rejected within its budget.
+    pub(crate) pausing: Pausing,
 }
 
 impl Write {
     /// Runs until the input ends. A fault here is one that only an operator can mend.
     pub async fn run(self, mut batches: Receiver<Batch<Inferred>>) -> Result<(), Fault> {
         while let Some(batch) = self.meter.during(State::Starved, batches.recv()).await {
-            if !batch.delta.is_empty() {
+            if !batch.delta.is_empty() && self.pausing.admits(&batch).await? {
                 self.write(&batch).await?;
             }
             // Dropping the batch gives its memory back and tells the source of the flush.

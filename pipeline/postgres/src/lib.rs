@@ -15,6 +15,7 @@
 //! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
 //! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
 //! - [`mod@redrive`]: [`Redrive`], deferred records that are tried again outside the line
+//! - [`mod@pause`]: pipelines that stand still
 //! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
 //! - [`mod@decisions`]: what an operator writes off
 //! - [`mod@letters`], [`mod@replay`], [`mod@relay`]: dead letters found, sent back or purged, and on their way to a topic
@@ -42,6 +43,7 @@ pub mod index;
 pub mod inspect;
 pub mod letters;
 pub mod migrate;
+pub mod pause;
 pub mod redrive;
 pub mod rejections;
 pub mod relay;
@@ -64,6 +66,7 @@ pub use identity::PipelineIdentity;
 pub use inspect::{StoredSource, pooled};
 pub use letters::{GroupBy, Letter, LetterCounts, LetterGroup, LetterName, Wanted};
 pub use migrate::{migrate, pending};
+pub use pause::PipelineRow;
 pub use redrive::{Deferral, Deferred, Redrive, Waiting};
 pub use rejections::{DeadLetter, RejectionPage, RejectionRow};
 pub use relay::{LETTERS_RELAY, RelayLimits};

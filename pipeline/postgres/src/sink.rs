@@ -4,8 +4,8 @@ use crate::connect::Lane;
 use crate::errors::fault;
 use crate::identity::PipelineIdentity;
 use crate::redrive::Deferral;
-use crate::{claim, write};
-use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Sink, Written};
+use crate::{claim, pause, write};
+use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Pause, Sink, Written};
 
 /// Writes what one pipeline makes.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct PgSink {
     pub(crate) writer: Lane,
     /// Claims partitions meanwhile.
     pub(crate) claimer: Lane,
-    /// Ends those who block a claim.
+    /// Ends those who block a claim, and asks whether the pipeline is paused.
     pub(crate) warden: Lane,
     pub(crate) identity: PipelineIdentity,
     pub(crate) spec_hash: [u8; 32],
@@ -95,5 +95,17 @@ impl Sink for PgSink {
 
     fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>> {
         Box::pin(write::write(self, batch))
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
+        Box::pin(pause::paused(self))
+    }
+
+    fn pause<'a>(&'a self, pause: &'a Pause) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(pause::pause(self, pause))
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(pause::resume(self))
     }
 }

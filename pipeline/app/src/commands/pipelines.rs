@@ -1,18 +1,85 @@
-//! `spawn pipelines`: decisions about readings that no worker can make.
+//! `spawn pipelines`: list them, let them stand still and go on, and decide about readings what no worker can.
 
-use crate::cli::{AcceptGap, AdoptTopic, Pipelines};
+use crate::cli::{AcceptGap, AdoptTopic, PipelinePause, PipelineResume, Pipelines};
 use crate::config::Settings;
 use crate::exit::{Code, Failure, OrExit, Outcome};
 use crate::output::Output;
 use serde_json::json;
 use spawn_core::FaultClass;
-use spawn_postgres::{Reading, StoreError, WrittenOff};
+use spawn_postgres::{PipelineRow, Reading, Store, StoreError, WrittenOff};
 use std::collections::BTreeMap;
 
 pub(super) async fn run(args: Pipelines, settings: Settings, out: Output) -> Outcome {
     match args {
+        Pipelines::Ls => list(&super::store(&settings).await?, out).await,
+        Pipelines::Pause(args) => pause(&super::store(&settings).await?, &args, out).await,
+        Pipelines::Resume(args) => resume(&super::store(&settings).await?, &args, out).await,
         Pipelines::AcceptGap(args) => accept_gap(args, settings, out).await,
         Pipelines::AdoptTopic(args) => adopt_topic(args, settings, out).await,
+    }
+}
+
+async fn list(store: &Store, out: Output) -> Outcome {
+    let pipelines = store.pipelines().await.or_exit(Code::Unavailable)?;
+    if out.json {
+        out.json("pipelines", json!({ "pipelines": pipelines }));
+        return Ok(());
+    }
+    for row in &pipelines {
+        let PipelineRow { pipeline, topic, partitions, deferred, .. } = row;
+        out.line(format_args!("{pipeline:<12} {topic:<32} {partitions} partitions, {deferred} deferred"));
+        if row.paused {
+            let since = row.paused_at.as_deref().unwrap_or("an unknown time");
+            let end = match row.resumes_by_itself {
+                true => "goes on by itself once a probe passes",
+                false => "until `spawn pipelines resume`",
+            };
+            out.line(format_args!(
+                "    PAUSED since {since}, {end}: {}",
+                row.paused_reason.as_deref().unwrap_or("no reason given")
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn pause(store: &Store, args: &PipelinePause, out: Output) -> Outcome {
+    known(store, &args.name).await?;
+    if !args.dry_run {
+        store.pause_pipeline(&args.name, &args.reason).await.or_exit(Code::Unavailable)?;
+    }
+    told(out, &args.name, "paused", args.dry_run);
+    Ok(())
+}
+
+async fn resume(store: &Store, args: &PipelineResume, out: Output) -> Outcome {
+    known(store, &args.name).await?;
+    if !args.dry_run {
+        store.resume_pipeline(&args.name).await.or_exit(Code::Unavailable)?;
+    }
+    told(out, &args.name, "resumed", args.dry_run);
+    Ok(())
+}
+
+async fn known(store: &Store, name: &str) -> Outcome {
+    let pipelines = store.pipelines().await.or_exit(Code::Unavailable)?;
+    if pipelines.iter().any(|p| p.pipeline == name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = pipelines.iter().map(|p| p.pipeline.as_str()).collect();
+    let names = if names.is_empty() {
+        "none has run here yet".into()
+    } else {
+        format!("there are {}", names.join(", "))
+    };
+    Err(Failure::new(Code::Usage, format!("no pipeline `{name}`: {names}")))
+}
+
+fn told(out: Output, name: &str, done: &str, dry_run: bool) {
+    if out.json {
+        out.json("pipelines", json!({ "pipeline": name, "done": done, "dry_run": dry_run }));
+    } else {
+        out.line(format_args!("{name} {}{done}", if dry_run { "would be " } else { "" }));
     }
 }
 

@@ -1,13 +1,13 @@
 //! Each step blocked in turn, with one record: it is named within 30 seconds, and nothing else is.
 
 use super::{Inline, MemoryStage};
-use crate::budget::{Budget, Reservation};
+use crate::budget::Budget;
 use crate::crew::Crew;
 use crate::device::Device;
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, Room};
 use crate::infer::tests::{FakeModel, spec};
 use crate::write::tests::{claimed, envelope};
-use crate::{Lane, LaneRules, Limits, Pipeline, Stats, Step, UnitLimits};
+use crate::{FailureLimits, Lane, LaneRules, Limits, Pipeline, Stats, Step, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::VecDeque;
@@ -98,7 +98,7 @@ impl Fetch for Faked {
         &'a self,
         payload: Payload,
         hint: Option<String>,
-        room: &'a mut Reservation,
+        room: &'a mut Room<'_>,
     ) -> BoxFuture<'a, Result<Media, Refusal>> {
         Box::pin(async move {
             self.0.stop_at(Step::Fetch).await;
@@ -183,7 +183,13 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         raw: Budget::new("raw", 64 << 10).share(0, 0),
         decoded: Budget::new("decoded", 16 << 10).share(0, 0),
         lane: Lane::Live,
-        limits: Limits { fetch_window: 4, unit, drain_max: Duration::from_secs(5), stuck_after: LIMIT },
+        limits: Limits {
+            fetch_window: 4,
+            unit,
+            failures: FailureLimits::default(),
+            drain_max: Duration::from_secs(5),
+            stuck_after: LIMIT,
+        },
     };
     let stats = pipeline.stats();
     let task = tokio::spawn(pipeline.run(stats.clone(), std::future::pending()));

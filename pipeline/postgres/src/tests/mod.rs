@@ -11,6 +11,7 @@ mod inspecting;
 mod letters;
 mod migrations;
 mod outcomes;
+mod pausing;
 mod protocol;
 mod reading;
 mod redrive;
