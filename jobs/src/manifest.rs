@@ -2,7 +2,7 @@
 
 use crate::media::{Item, Origin};
 use polars::prelude::{
-    AnyValue, Column, DataFrame, Engine, LazyCsvReader, LazyFileListReader, LazyFrame, PlRefPath,
+    AnyValue, Column, DataFrame, DataType, Engine, LazyCsvReader, LazyFileListReader, LazyFrame, PlRefPath,
     PlanCallback, PolarsResult, ScanArgsParquet,
 };
 use serde_json::{Map, Value};
@@ -78,8 +78,9 @@ fn item<'a>(
     let mut metadata = Map::new();
     for (name, value) in values.filter(|(_, value)| !value.is_null()) {
         match COLUMNS.iter().position(|column| *column == name) {
-            Some(i) => known[i] = Some(text(&value)),
-            None => drop(metadata.insert(name.to_owned(), json(&value))),
+            // Writers that quote everything, or know no nulls, leave cells empty.
+            Some(i) => known[i] = Some(text(name, &value)?).filter(|text| !text.is_empty()),
+            None => drop(metadata.insert(name.to_owned(), json(name, &value)?)),
         }
     }
     let [path, uri, words, id, modality, media_type] = known;
@@ -93,17 +94,58 @@ fn item<'a>(
     Ok(Item { origin, modality, media_type, id, metadata })
 }
 
-fn text(value: &AnyValue<'_>) -> String {
-    value.get_str().map_or_else(|| value.to_string(), str::to_owned)
+/// Whole numbers that a 64-bit float holds exactly.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// A cell that must be text. Numbers are taken where they are whole and exact, whatever their type: an `id` column with gaps is one of floats.
+fn text(column: &str, value: &AnyValue<'_>) -> Result<String, ManifestError> {
+    let whole = |number: f64| number.fract() == 0.0 && number.abs() < EXACT_MAX;
+    match value {
+        AnyValue::Binary(bytes) => utf8(column, bytes),
+        AnyValue::BinaryOwned(bytes) => utf8(column, bytes),
+        AnyValue::Boolean(b) => Ok(b.to_string()),
+        other if other.is_integer() => {
+            Ok(other.extract::<i128>().map_or_else(String::new, |n| n.to_string()))
+        }
+        other if other.is_float() => match other.extract::<f64>() {
+            Some(number) if whole(number) => Ok(format!("{number:.0}")),
+            _ => Err(format!("column {column}: {other} is no whole number; write it as text")),
+        },
+        other => match other.get_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(format!("column {column} has values of type {}; text is wanted", other.dtype())),
+        },
+    }
 }
 
-fn json(value: &AnyValue<'_>) -> Value {
-    match value {
+fn utf8(column: &str, bytes: &[u8]) -> Result<String, ManifestError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| format!("column {column} has bytes that are no UTF-8 text"))
+}
+
+/// A cell of the metadata: lists and structs as such, dates and decimals as text.
+fn json(column: &str, value: &AnyValue<'_>) -> Result<Value, ManifestError> {
+    Ok(match value {
+        AnyValue::Null => Value::Null,
         AnyValue::Boolean(b) => Value::from(*b),
+        AnyValue::Binary(bytes) => Value::from(utf8(column, bytes)?),
+        AnyValue::BinaryOwned(bytes) => Value::from(utf8(column, bytes)?),
+        AnyValue::List(items) | AnyValue::Array(items, _) => {
+            items.iter().map(|item| json(column, &item)).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        AnyValue::Struct(..) | AnyValue::StructOwned(_) => {
+            let DataType::Struct(fields) = value.dtype() else { return Ok(Value::Null) };
+            let mut values = Vec::new();
+            value._materialize_struct_av(&mut values);
+            let named = fields.iter().zip(&values);
+            named
+                .map(|(field, value)| Ok((field.name().to_string(), json(column, value)?)))
+                .collect::<Result<Map<_, _>, ManifestError>>()?
+                .into()
+        }
         other if other.is_integer() => {
             other.extract::<i64>().map_or_else(|| Value::from(other.to_string()), Value::from)
         }
         other if other.is_float() => other.extract::<f64>().map_or(Value::Null, Value::from),
-        other => Value::from(text(other)),
-    }
+        other => Value::from(other.get_str().map_or_else(|| other.to_string(), str::to_owned)),
+    })
 }

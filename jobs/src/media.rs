@@ -92,7 +92,8 @@ pub struct Item {
     pub modality: Option<Modality>,
     /// Declared media type.
     pub media_type: Option<String>,
-    /// The producer's id; made from the origin and its content without one, so that the same item sent twice is a duplicate.
+    /// The producer's id; a hash of the origin and its content without one, so that the same item sent twice is a duplicate. A URI counts
+    /// with its query: a link that is signed anew is a new item, unless it has an id.
     pub id: Option<String>,
     /// Stored beside the result.
     pub metadata: Map<String, Value>,
@@ -173,11 +174,13 @@ pub fn message_for_item(
             (Payload::Inline(Bytes::copy_from_slice(text.as_bytes())), None, content, Some("text/plain"))
         }
     };
+    // A hash: an id is stored and shown, and a URI or path may be long or carry credentials.
+    let derived_id = ContentHash::of(derived.as_bytes()).to_string();
     let message = JobMessage {
         topic,
         modality,
         source: "spawn",
-        id: item.id.as_deref().unwrap_or(&derived),
+        id: item.id.as_deref().unwrap_or(&derived_id),
         subject: subject.as_deref(),
         media_type: item.media_type.as_deref().or(known_type).unwrap_or("application/octet-stream"),
         payload,

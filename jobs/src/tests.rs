@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use crate::*;
+use polars::prelude::*;
+use serde_json::json;
 use spawn_core::Modality;
 use spawn_kafka::{EmbeddedBroker, Producer, ProducerConfig};
 use std::collections::BTreeMap;
@@ -138,6 +140,82 @@ async fn a_manifest_is_sent_and_its_bad_rows_are_named() {
     {
         assert!(failure.1.contains(word), "{failure:?}");
     }
+}
+
+/// What a manifest says, row by row; a row that cannot be read as its error.
+fn listed(path: &Path) -> Vec<Result<Item, String>> {
+    let mut items = Vec::new();
+    manifest::read(path, |item| {
+        items.push(item);
+        true
+    })
+    .unwrap();
+    items
+}
+
+#[test]
+fn quoted_empty_cells_are_none() {
+    let folder = Folder::new("quoted");
+    folder.write("m.csv", b"\"path\",\"text\",\"uri\",\"id\",\"modality\"\n\"\",\"hello\",\"\",\"\",\"\"\n");
+    let item = listed(&folder.0.join("m.csv")).remove(0).unwrap();
+    assert_eq!((item.origin, item.id, item.modality), (Origin::Text("hello".into()), None, None));
+}
+
+#[test]
+fn parquet_cells_keep_their_values_whatever_their_type() {
+    let folder = Folder::new("parquet");
+    let path = folder.0.join("m.parquet");
+    let tags = |words: &[&str]| Series::new("".into(), words);
+    let price = Series::new("price".into(), ["1.50", "2.25"]).cast(&DataType::Decimal(10, 2)).unwrap();
+    let day = Series::new("day".into(), [0i32, 1]).cast(&DataType::Date).unwrap();
+    let size = df!("width" => [640i64, 800], "name" => ["a", "b"]).unwrap().into_struct("size".into());
+    let mut frame = df!(
+        // What pandas makes of whole numbers with a gap.
+        "id" => [Some(1_234_567_890.0), Some(1_234_512_345.0)],
+        "text" => [&b"bytes without a kind"[..], b"others"],
+        "level" => [3i8, -4],
+        "tags" => [tags(&["a", "b", "c", "d", "e"]), tags(&[])],
+    )
+    .unwrap();
+    for column in [price.into_column(), day.into_column(), size.into_column()] {
+        frame.with_column(column).unwrap();
+    }
+    ParquetWriter::new(std::fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
+    let items: Vec<Item> = listed(&path).into_iter().map(Result::unwrap).collect();
+    assert_eq!(items[0].id.as_deref(), Some("1234567890"));
+    assert_eq!(items[1].id.as_deref(), Some("1234512345"));
+    assert_eq!(items[0].origin, Origin::Text("bytes without a kind".into()));
+    let expected = json!({
+        "level": 3, "tags": ["a", "b", "c", "d", "e"], "price": "1.50", "day": "1970-01-01",
+        "size": {"width": 640, "name": "a"},
+    });
+    assert_eq!(serde_json::Value::from(items[0].metadata.clone()), expected);
+
+    let mut broken = df!("id" => [0.5, 1e300], "text" => ["a", "b"]).unwrap();
+    ParquetWriter::new(std::fs::File::create(&path).unwrap()).finish(&mut broken).unwrap();
+    for row in listed(&path) {
+        assert!(row.unwrap_err().contains("column id"), "no two numbers may become one id");
+    }
+}
+
+#[test]
+fn ids_made_here_are_short_and_tell_nothing_of_a_link() {
+    let item = |uri: String| Item {
+        origin: Origin::Uri(uri),
+        modality: None,
+        media_type: None,
+        id: None,
+        metadata: Default::default(),
+    };
+    let id = |uri: &str| {
+        let (_, message) = message_for_item(&item(uri.into()), Modality::Image, "t", &[]).unwrap();
+        String::from_utf8(message.headers.iter().find(|(name, _)| name == "ce_id").unwrap().1.to_vec())
+            .unwrap()
+    };
+    let long = format!("https://user:secret@host/a.jpg?signature={}", "x".repeat(1500));
+    assert!(id(&long).len() <= 64 && !id(&long).contains("secret"), "{}", id(&long));
+    assert_eq!(id(&long), id(&long));
+    assert_ne!(id(&long), id("https://host/a.jpg"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,17 +54,19 @@ impl Api {
 
     /// As a browser's form would send it.
     fn upload(&self, file: &Path, media_type: &str) -> Value {
-        let name = file.file_name().unwrap().to_str().unwrap();
-        let mut body = format!(
-            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\ncontent-type: {media_type}\r\n\r\n"
-        )
-        .into_bytes();
-        body.extend(std::fs::read(file).unwrap());
-        body.extend(format!("\r\n--{BOUNDARY}--\r\n").bytes());
-        let (status, found) =
-            self.ask("POST", "/search", &format!("multipart/form-data; boundary={BOUNDARY}"), &body);
+        let (status, found) = self.upload_bytes(&std::fs::read(file).unwrap(), media_type);
         assert_eq!(status, 200, "{found}");
         found
+    }
+
+    fn upload_bytes(&self, bytes: &[u8], media_type: &str) -> (u16, Value) {
+        let mut body = format!(
+            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"x\"\r\ncontent-type: {media_type}\r\n\r\n"
+        )
+        .into_bytes();
+        body.extend(bytes);
+        body.extend(format!("\r\n--{BOUNDARY}--\r\n").bytes());
+        self.ask("POST", "/search", &format!("multipart/form-data; boundary={BOUNDARY}"), &body)
     }
 }
 
@@ -89,6 +91,9 @@ fn what_the_line_wrote_is_found_over_http() {
     assert_eq!(hits(&by_id).len(), 3);
     assert_eq!(hits(&api.upload(&images[1], "image/jpeg"))[0], id(1));
     assert_eq!(hits(&api.upload(&sounds[2], "audio/flac"))[0], id(5 + 2));
+    assert_eq!(hits(&api.upload(&sounds[1], "image/png"))[0], id(5 + 1), "the content decides");
+    let (status, problem) = api.upload_bytes(b"\0\x01\x02 nothing known", "application/octet-stream");
+    assert_eq!((status, &problem["code"]), (422, &"decode.unsupported".into()), "{problem}");
     let words = std::fs::read_to_string(&texts[3]).unwrap();
     let by_words = api.search(&json!({"text": words, "limit": 2}));
     assert_eq!(hits(&by_words)[0], id(9 + 3));

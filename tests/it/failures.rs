@@ -107,6 +107,33 @@ fn records_of_a_host_that_fails_wait_beside_the_line_and_come_back() {
 }
 
 #[test]
+fn a_record_that_kills_its_worker_is_rejected_and_no_other() {
+    let world = World::new("killer");
+    // The deadly one first: it stands at the head of its partition.
+    let texts = ["this one is DEADLY for whoever prepares it", "a good one", "another good one"];
+    for (i, text) in texts.iter().enumerate() {
+        let path = world.dir.path().join(format!("{i}.txt"));
+        std::fs::write(&path, text).unwrap();
+        world.run(&["submit", path.to_str().unwrap()]);
+    }
+    let deadly = [("SPAWN_DIE_AT", "media=DEADLY")];
+    let worker = || world.worker_with(&["--pipeline", "text", "--exit-at-end"], &deadly, "worker");
+    let mut deaths = 0;
+    while worker().end(120) != Some(0) {
+        deaths += 1;
+        assert!(deaths <= 3, "three deaths at the same place are enough: {}", world.log());
+    }
+    assert_eq!(deaths, 3, "{}", world.log());
+    world.assert_ledger("text", [2, 1, 0, 0]);
+    assert_eq!(world.sql("SELECT code FROM spawn.rejection"), "process.killed");
+    assert_eq!(
+        world.count("SELECT count(*) FROM spawn.checkpoint WHERE deaths > 3"),
+        0,
+        "the last end was peaceful"
+    );
+}
+
+#[test]
 fn a_folder_that_is_not_mounted_pauses_the_pipeline_until_it_is() {
     let world = World::new("unmounted");
     let images = media("images", 1);

@@ -127,6 +127,9 @@ pub enum Command {
     /// Check this machine: libraries, versions, memory, devices.
     #[command(after_help = "Examples:\n  spawn doctor\n  spawn doctor --json")]
     Doctor,
+    /// Tries records for a worker that suspects them.
+    #[command(hide = true)]
+    Trial,
     /// Measure.
     #[command(subcommand, after_help = "Examples:\n  spawn bench line --json")]
     Bench(Bench),
@@ -138,7 +141,7 @@ impl Command {
         match self {
             Self::Search(search) => !is_id(&search.query),
             Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models | Self::Embed(_) => true,
-            Self::Doctor | Self::Bench(_) | Self::Explain(_) => true,
+            Self::Doctor | Self::Bench(_) | Self::Explain(_) | Self::Trial => true,
             _ => false,
         }
     }

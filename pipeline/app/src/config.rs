@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use config::{File, FileFormat, Source as _, Value, ValueKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ const FREE_TABLES: [&str; 1] = ["kafka.properties"];
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Deserialize)]
+        #[derive(Clone, Debug, Deserialize, Serialize)]
         #[serde(deny_unknown_fields)]
         #[allow(missing_docs, reason = "each key is documented in config/default.toml, and a test sees to it")]
         pub struct $name { $($(#[$attribute])* pub $field: $type),* }

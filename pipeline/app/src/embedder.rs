@@ -5,7 +5,7 @@ use bytes::Bytes;
 use spawn_core::{
     Inference, Inferred, Media, MediaFacts, Modality, ModelSpec, Provenance, Refusal, Rejection, Stage,
 };
-use spawn_engine::{Crew, DeviceHandle, Lane};
+use spawn_engine::{Crew, DeviceHandle, Lane, Share};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Embedder {
     crew: Crew,
     device: DeviceHandle,
+    /// Of the pool of decoded bytes.
+    decoded: Share,
     by_modality: Arc<BTreeMap<Modality, Parts>>,
 }
 
@@ -31,10 +33,15 @@ pub enum Refused {
 
 impl Embedder {
     /// One stage and one model per modality.
-    pub fn new(crew: Crew, device: DeviceHandle, parts: Vec<(Box<dyn Stage>, ModelSpec)>) -> Self {
+    pub fn new(
+        crew: Crew,
+        device: DeviceHandle,
+        decoded: Share,
+        parts: Vec<(Box<dyn Stage>, ModelSpec)>,
+    ) -> Self {
         let by_modality =
             parts.into_iter().map(|(stage, spec)| (spec.modality, (Mutex::new(stage), spec))).collect();
-        Self { crew, device, by_modality: Arc::new(by_modality) }
+        Self { crew, device, decoded, by_modality: Arc::new(by_modality) }
     }
 
     /// The model of a modality.
@@ -56,13 +63,20 @@ impl Embedder {
         let (spec, parts) = (spec.clone(), self.by_modality.clone());
         let media = Media::new(bytes, hint);
         let content = media.content;
-        let prepare = move |_| {
-            let stage = &parts[&modality].0;
-            let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner).fork();
-            let preparation: Arc<str> = stage.spec().into();
-            stage.check_and_process(&media).map(|prepared| (prepared, preparation))
+        let look = move |_| {
+            let stage = parts[&modality].0.lock().unwrap_or_else(PoisonError::into_inner).fork();
+            let footprint = stage.footprint(&media)?;
+            Ok((stage, media, footprint))
         };
-        let (prepared, preparation) =
+        let (mut stage, media, footprint) =
+            self.crew.run(Lane::Live, look).await.map_err(system)?.map_err(Refused::Media)?;
+        let room = self.decoded.acquire(footprint).await;
+        let prepare = move |_| {
+            let prepared = stage.process(&media);
+            drop(room);
+            prepared.map(|prepared| (prepared, stage.spec().into()))
+        };
+        let (prepared, preparation): (_, Arc<str>) =
             self.crew.run(Lane::Live, prepare).await.map_err(system)?.map_err(Refused::Media)?;
         let answers =
             spawn_engine::infer::plan(&prepared.chunks.iter().map(|c| c.length()).collect::<Vec<_>>(), &spec);

@@ -9,6 +9,7 @@
 //! - [`mod@relay`]: dead letters from the table to their topics; [`mod@hints`]: what to do about each code
 //! - [`mod@redriving`]: deferred records from the table to the line
 //! - [`mod@embedder`]: single items through stage and model
+//! - `trial`: records that may kill a process, in one of their own
 //! - [`mod@telemetry`], [`mod@output`], [`mod@exit`]: logs and metrics, stdout and stderr, exit codes
 
 pub mod cli;
@@ -23,6 +24,7 @@ pub mod redriving;
 pub mod registry;
 pub mod relay;
 pub mod telemetry;
+mod trial;
 
 use clap::Parser;
 use clap::error::ErrorKind;

@@ -5,6 +5,7 @@ use crate::embedder::Embedder;
 use crate::exit::{Code, Failure, OrExit, Outcome};
 use crate::redriving::Redriving;
 use crate::registry;
+use crate::trial::ChildTrial;
 use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
 use spawn_engine::{
     Budget, Crew, Device, FailureLimits, Lane, LaneRules, Limits, Pipeline, Room, Share, Stats, Summary,
@@ -44,8 +45,7 @@ pub struct Runtime {
     pub device: Device,
     /// Manifest and stage of each model by its name.
     models: BTreeMap<String, (Manifest, Box<dyn Stage>)>,
-    /// Shares of the raw and the decoded pool, by pipeline.
-    shares: BTreeMap<String, (Share, Share)>,
+    shares: Shares,
     /// What `/models` tells of them.
     pub model_infos: Vec<serde_json::Value>,
 }
@@ -79,13 +79,26 @@ fn callers(settings: &Settings) -> usize {
     }
 }
 
-/// Divides the memory: each pipeline's queues of polled records and its reserve for growing come first, half of the rest is floors.
-fn shares(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<BTreeMap<String, (Share, Share)>> {
+/// Bytes of polled records that may wait for so many pipelines, and the least that `memory.raw_bytes` must be with them.
+pub fn raw_bytes_least(settings: &Settings, pipelines: usize) -> (usize, usize) {
+    // The client's own queue and ours behind it.
+    let queues = settings.kafka.queue_bytes_max.saturating_mul(2 * pipelines);
+    (queues, settings.fetch.payload_bytes_max.saturating_mul(2 * pipelines).saturating_add(queues))
+}
+
+/// How the memory is divided.
+struct Shares {
+    /// Of the raw and the decoded pool, by pipeline.
+    pipelines: BTreeMap<String, (Share, Share)>,
+    /// The decoded bytes of single items: what no pipeline has as its floor.
+    single: Share,
+}
+
+/// Each pipeline's queues of polled records and its reserve for growing come first, half of the rest is floors.
+fn shares(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<Shares> {
     let (memory, payload_max) = (&settings.memory, settings.fetch.payload_bytes_max);
     let count = pipelines.len().max(1);
-    // The client's own queue and ours behind it.
-    let queues = count * 2 * settings.kafka.queue_bytes_max;
-    let least = queues + count * 2 * payload_max;
+    let (queues, least) = raw_bytes_least(settings, count);
     if memory.raw_bytes < least {
         return Err(Failure::new(
             Code::Config,
@@ -101,7 +114,8 @@ fn shares(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<BTreeM
     let decoded = Budget::new("decoded", memory.decoded_bytes);
     let decoded_floor = memory.decoded_bytes / 2 / count;
     let share = |_| (raw.share(raw_floor, payload_max), decoded.share(decoded_floor, 0));
-    Ok(pipelines.iter().map(|p| (p.name.clone(), share(p))).collect())
+    let pipelines = pipelines.iter().map(|p| (p.name.clone(), share(p))).collect();
+    Ok(Shares { pipelines, single: decoded.share(0, 0) })
 }
 
 impl Runtime {
@@ -135,7 +149,7 @@ impl Runtime {
             .models
             .iter()
             .filter_map(|(name, (_, stage))| Some((stage.fork(), handle.spec(name)?.clone())));
-        Embedder::new(self.crew.clone(), handle.clone(), parts.collect())
+        Embedder::new(self.crew.clone(), handle.clone(), self.shares.single.clone(), parts.collect())
     }
 
     /// The modality of a pipeline's model.
@@ -178,7 +192,7 @@ impl Runtime {
             .or_exit(Code::Unavailable)?;
         let handle = self.device.handle();
         let (_, stage) = &self.models[&pipeline.model];
-        let (raw, decoded) = &self.shares[&pipeline.name];
+        let (raw, decoded) = &self.shares.pipelines[&pipeline.name];
         let spec = handle.spec(&pipeline.model).expect("identity checked it. This is a bug.").clone();
         let unit = UnitLimits {
             records_max: settings.line.unit_records,
@@ -202,6 +216,7 @@ impl Runtime {
                 "bulk" => Lane::Bulk,
                 _ => Lane::Live,
             },
+            trial: Some(Arc::new(ChildTrial::new(settings, pipeline))),
             limits: Limits {
                 fetch_window: settings.line.fetch_window,
                 unit,

@@ -88,9 +88,9 @@ impl Held {
         self.start_of(partition, claim).is_some()
     }
 
-    /// Every partition that we hold.
-    pub fn partitions(&self) -> Vec<i32> {
-        self.by_partition.keys().copied().collect()
+    /// Every claim that we hold.
+    pub fn all(&self) -> Vec<Claimed> {
+        self.by_partition.values().copied().collect()
     }
 
     /// The claim we hold of `partition`.

@@ -141,6 +141,14 @@ pub trait Sink: Send + Sync {
     /// Writes all of the batch whose claims still hold, in one transaction. Safe to call again with the same batch after any
     /// fault: positions are compared, so what is already there is recognised.
     fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>>;
+    /// Work on claimed partitions begins. Answers those at whose heads several workers have died, one after the other, without progress.
+    fn begun<'a>(&'a self, _claimed: &'a [Claimed]) -> BoxFuture<'a, Result<Vec<i32>, Fault>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// It ended in peace.
+    fn ended<'a>(&'a self, _claimed: &'a [Claimed]) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
     /// Whether the pipeline stands still, in all workers. Asked before the first record and every few seconds.
     fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
         Box::pin(async { Ok(None) })

@@ -6,6 +6,7 @@ use crate::intake::Admitted;
 use crate::meter::Meter;
 use crate::ordered::map_ordered;
 use crate::telemetry::Stats;
+use crate::trial::Suspects;
 use spawn_core::{BoxFuture, Entry, Envelope, Hold, Media, Payload, Refusal};
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,22 +60,28 @@ pub struct Fetched {
 }
 
 /// Fetches up to `window` payloads at once.
-pub async fn fetch_ordered(
+pub(crate) async fn fetch_ordered(
     entries: Receiver<Entry<Admitted>>,
     out: Sender<Entry<Fetched>>,
     fetch: Arc<dyn Fetch>,
     window: usize,
     meter: Arc<Meter>,
     stats: Arc<Stats>,
+    suspects: Suspects,
 ) {
     map_ordered(entries, out, window, meter, move |envelope| {
-        let (fetch, stats) = (fetch.clone(), stats.clone());
-        async move { fetch_one(&*fetch, &stats, envelope).await }
+        let (fetch, stats, suspects) = (fetch.clone(), stats.clone(), suspects.clone());
+        async move { fetch_one(&*fetch, &stats, &suspects, envelope).await }
     })
     .await;
 }
 
-async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted>) -> Envelope<Fetched> {
+async fn fetch_one(
+    fetch: &dyn Fetch,
+    stats: &Stats,
+    suspects: &Suspects,
+    envelope: Envelope<Admitted>,
+) -> Envelope<Fetched> {
     let (mut rest, work) = envelope.split();
     let Some(Admitted { payload, mut raw }) = work else {
         return rest.join(None::<Result<_, Refusal>>);
@@ -86,6 +93,10 @@ async fn fetch_one(fetch: &dyn Fetch, stats: &Stats, envelope: Envelope<Admitted
     // The original value stays until it is written: a refused one as a dead letter.
     let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
     raw.shrink_to(fetched.as_ref().map_or(0, |media| media.bytes.len()).max(kept));
+    let fetched = match fetched {
+        Ok(media) => suspects.check(&rest.record, &media).await.map(|()| media).map_err(Refusal::from),
+        refused => refused,
+    };
     let result = match fetched {
         Ok(media) => Ok(Fetched { media, raw }),
         Err(refusal) => {

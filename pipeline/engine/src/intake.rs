@@ -9,8 +9,10 @@ use crate::fetch::Fetch;
 use crate::gate::Gate;
 use crate::health::{Step, retry};
 use crate::meter::{Meter, State};
+use crate::pause::end_in_peace;
 use crate::steps::reached;
 use crate::telemetry::Stats;
+use crate::trial::Suspects;
 use spawn_core::{
     Assignment, Claimed, Entry, Envelope, Event, Fault, FaultClass, Hold, Mark, Payload, Rejection, Sink,
     Source,
@@ -46,6 +48,8 @@ pub struct Intake {
     pub stats: Arc<Stats>,
     /// Whether claimed partitions are read.
     pub(crate) gate: Gate,
+    /// Told whose records are to be tried first.
+    pub(crate) suspects: Suspects,
 }
 
 impl Intake {
@@ -78,7 +82,9 @@ impl Intake {
                 }
                 Ok(Event::Revoked { partitions, flushed }) => {
                     waiting.retain(|partition, _| !partitions.contains(partition));
+                    let ours: Vec<Claimed> = partitions.iter().filter_map(|p| self.claims.get(*p)).collect();
                     self.flush(&out, &partitions, flushed).await;
+                    end_in_peace(&*self.sink, &ours).await;
                 }
                 Ok(Event::Lost(partitions)) => {
                     waiting.retain(|partition, _| !partitions.contains(partition));
@@ -94,7 +100,11 @@ impl Intake {
                 Ok(Event::OutOfRange { partition, position, available: (low, high) }) => {
                     return Err(self.out_of_range(partition, position, (low, high)));
                 }
-                Ok(Event::End) => return Ok(()),
+                Ok(Event::End) => {
+                    let ours = self.claims.lock().all();
+                    end_in_peace(&*self.sink, &ours).await;
+                    return Ok(());
+                }
                 Err(fault) if fault.class == FaultClass::Operator => return Err(fault),
                 Err(fault) => tracing::warn!(pipeline = %self.stats.pipeline, %fault, "source trouble"),
             }
@@ -113,6 +123,8 @@ impl Intake {
             tracing::info!(pipeline = %self.stats.pipeline, partition = c.partition, position = c.position, epoch = c.claim.epoch, "partition claimed");
         }
         self.notice_set_back(&wanted, &claimed);
+        let suspect = retry(health, "claim", || self.sink.begun(&claimed)).await?;
+        self.suspects.claimed(&claimed, &suspect);
         self.claims.insert(&claimed);
         reached("claimed");
         Ok(claimed)

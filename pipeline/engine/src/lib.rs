@@ -41,6 +41,7 @@ pub mod prepare;
 pub mod redrive;
 pub mod steps;
 pub mod telemetry;
+pub mod trial;
 pub mod write;
 
 #[cfg(test)]
@@ -58,3 +59,4 @@ pub use meter::{Meter, MeterReading, State};
 pub use pipeline::{Limits, Pipeline, Summary};
 pub use redrive::Deferred;
 pub use telemetry::Stats;
+pub use trial::Trial;

@@ -10,7 +10,7 @@ use crate::failures::{FailureBudget, FailureLimits};
 use crate::gate::{Gate, Mode};
 use crate::health::retry;
 use crate::telemetry::Stats;
-use spawn_core::{Batch, Body, Fault, Inferred, Pause, Sink, Source};
+use spawn_core::{Batch, Body, Claimed, Fault, Inferred, Pause, Sink, Source};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 
 /// Codes named in the reason of a pause.
 const CODES_MAX: usize = 3;
+/// Longest wait for the store to hear of a peaceful end.
+const PEACE_MAX: Duration = Duration::from_secs(1);
 
 /// What the end of the line and the watch over the store share.
 #[derive(Clone)]
@@ -114,8 +116,10 @@ impl Pausing {
     /// Reads nothing more, and gives back what is in the line: it is read again from the checkpoint.
     async fn hold(&self) -> Result<(), Fault> {
         self.gate.set(Mode::Paused);
-        let partitions = self.claims.lock().partitions();
+        let held = self.claims.lock().all();
+        let partitions: Vec<i32> = held.iter().map(|claimed| claimed.partition).collect();
         self.claims.remove(&partitions);
+        end_in_peace(&*self.sink, &held).await;
         retry(&self.stats.health, "give partitions back", || self.source.reclaim(partitions.clone())).await
     }
 
@@ -148,6 +152,13 @@ impl Pausing {
 
     fn budget(&self) -> MutexGuard<'_, FailureBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the store that the work on these ended without harm. Advisory: a store that does not answer at once is not waited for.
+pub(crate) async fn end_in_peace(sink: &dyn Sink, claimed: &[Claimed]) {
+    if let Ok(Err(fault)) = tokio::time::timeout(PEACE_MAX, sink.ended(claimed)).await {
+        tracing::debug!(%fault, "cannot say that the work ended in peace");
     }
 }
 

@@ -17,6 +17,7 @@ use crate::pause::Pausing;
 use crate::prepare::prepare_ordered;
 use crate::redrive::{Deferred, redrive};
 use crate::telemetry::{QueueProbe, Stats, Watched, probe, report};
+use crate::trial::{Suspects, Trial};
 use crate::write::Write;
 use spawn_core::{Fault, FaultClass, ModelSpec, Sink, Source, Stage};
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub struct Pipeline {
     pub decoded: Share,
     /// Whether it goes first on device and crew.
     pub lane: Lane,
+    /// Where records are tried that may have killed workers.
+    pub trial: Option<Arc<dyn Trial>>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -174,6 +177,8 @@ impl Pipeline {
         let [intake_m, fetch_m, admit_m, prepare_m, batch_m, infer_m, write_m] =
             std::array::from_fn(|i| stats.meters[i].clone());
         let claims = Claims::default();
+        let in_line = self.limits.fetch_window + VERBS.len() * QUEUE_ITEMS + 4 * self.limits.unit.records_max;
+        let suspects = Suspects::new(self.trial.clone(), in_line, stats.clone());
         let gate = Gate::default();
         let pausing = Pausing::new(
             (self.sink.clone(), self.source.clone()),
@@ -192,6 +197,7 @@ impl Pipeline {
             meter: intake_m,
             stats: stats.clone(),
             gate,
+            suspects: suspects.clone(),
         };
         let watched = Watched { pipeline: self.name.clone(), lane: self.lane, device: self.device.clone() };
         let infer = Infer {
@@ -233,7 +239,8 @@ impl Pipeline {
         let (gate, gate_claims, fetch) = (decoded.clone(), claims.clone(), self.fetch);
 
         let mut verbs = JoinSet::new();
-        let fetching = fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f);
+        let fetching =
+            fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f, suspects);
         let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, admit_m);
         let preparing = prepare_ordered(decodable, ready_tx, stage, crew, prepare_m, stats_p);
         let batching = batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b);

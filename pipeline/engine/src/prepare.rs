@@ -7,7 +7,7 @@ use crate::health::Step;
 use crate::lanes::Lane;
 use crate::meter::{Meter, thread_cpu};
 use crate::ordered::map_ordered;
-use crate::steps::reached;
+use crate::steps::{preparing, reached};
 use crate::telemetry::Stats;
 use spawn_core::{Entry, Envelope, Hold, Media, Prepared, Rejection, Stage};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,6 +73,7 @@ impl Workers {
         // A panic poisons the lock; the stage is usable after any input, and a fresh one would hide a bug in that.
         let mut stage =
             self.stages[worker % self.stages.len()].lock().unwrap_or_else(PoisonError::into_inner);
+        preparing(&media.bytes);
         let result = stage.process(media);
         drop(stage);
         self.meter.add_cpu(thread_cpu().saturating_sub(cpu));

@@ -15,6 +15,7 @@ use crate::meter::Meter;
 use crate::pipeline::{Parts, QUEUE_ITEMS};
 use crate::prepare::prepare_ordered;
 use crate::telemetry::{Stats, redrive_settled, redrive_waiting};
+use crate::trial::Suspects;
 use spawn_core::{
     Batch, BoxFuture, Claim, Claimed, Entry, Envelope, Fault, FaultClass, Inferred, Outcome, Payload,
 };
@@ -132,6 +133,7 @@ fn start(
         window,
         meter("fetch"),
         stats.clone(),
+        Suspects::new(None, 0, stats.clone()),
     )));
     let (stage, gate) = (parts.stage.fork(), parts.decoded.clone());
     verbs.spawn(inner(admit(fetched, decodable_tx, stage, gate, claims.clone(), meter("admit"))));

@@ -106,6 +106,12 @@ impl Stats {
         self.last_commit_ms.store(now_ms(), Relaxed);
     }
 
+    /// A record was tried in a process of its own.
+    pub(crate) fn tried(&self, outcome: &'static str) {
+        counter!("spawn_trials_total", "pipeline" => self.pipeline.to_string(), "outcome" => outcome)
+            .increment(1);
+    }
+
     pub(crate) fn paused(&self, paused: bool) {
         gauge!("spawn_pipeline_paused", "pipeline" => self.pipeline.to_string())
             .set(f64::from(u8::from(paused)));

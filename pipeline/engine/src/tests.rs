@@ -231,6 +231,7 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
         raw: Budget::new("raw", 64 << 10).share(0, 0),
         decoded: Budget::new("decoded", 16 << 10).share(0, 0),
         lane: Lane::Live,
+        trial: None,
         limits: Limits {
             fetch_window: 64,
             unit,

@@ -6,6 +6,7 @@ use crate::{file, http, telemetry};
 use bytes::Bytes;
 use spawn_core::{BoxFuture, Media, Payload, Refusal, Rejection};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use url::Url;
 
@@ -127,14 +128,11 @@ impl Fetcher {
         Ok(Self { roots, http, bytes_max, bytes_expected, timeout: config.timeout, circuits })
     }
 
-    /// Bytes that the payload probably has, without asking anybody but the file system.
+    /// Bytes that the payload has, or for a reference probably has: nobody is asked.
     pub fn size_expected(&self, payload: &Payload) -> usize {
         match payload {
             Payload::Inline(bytes) => bytes.len(),
-            Payload::Reference(uri) => match Url::parse(uri) {
-                Ok(url) if url.scheme() == "file" => file::size(&url).map_or(0, |n| n.min(self.bytes_max)),
-                _ => self.bytes_expected,
-            },
+            Payload::Reference(_) => self.bytes_expected,
         }
     }
 
@@ -170,7 +168,7 @@ impl Fetcher {
         let defer = |detail: String| Refusal::Defer(Rejection::new("fetch", "payload.unreachable", detail));
         let place = match (url.host_str(), url.port_or_known_default()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
-            _ => "the file system".to_owned(),
+            _ => file::place(&url, &self.roots),
         };
         let pass = self.circuits.enter(&place, started).map_err(|left| {
             telemetry::deferred_at_once();
@@ -181,7 +179,8 @@ impl Fetcher {
         })?;
         let mut allowed = self.timeout;
         loop {
-            let failed = match tokio::time::timeout(allowed, self.attempt(&url, room)).await {
+            let asked_host = AtomicBool::new(url.scheme() == "file");
+            let failed = match tokio::time::timeout(allowed, self.attempt(&url, room, &asked_host)).await {
                 Ok(Err(Failed::Transient(detail))) => detail,
                 Ok(Err(Failed::NoRoom(bytes))) => {
                     // No connection is kept while waiting for memory, and the wait is not the host's: it is asked again afterwards.
@@ -189,6 +188,9 @@ impl Fetcher {
                     room.grow(bytes).await;
                     started += asked.elapsed();
                     continue;
+                }
+                Err(_elapsed) if !asked_host.load(Relaxed) => {
+                    format!("{place}: fetch.per_host_concurrency other requests were under way all the time")
                 }
                 Err(_elapsed) => format!("{place}: timed out"),
                 Ok(answered) => {
@@ -201,7 +203,10 @@ impl Fetcher {
                 }
             };
             if started.elapsed() + wait >= RETRY_WITHIN {
-                self.circuits.failed(&place, pass, Instant::now());
+                // Our own queue before a busy host says nothing about that host.
+                if asked_host.load(Relaxed) {
+                    self.circuits.failed(&place, pass, Instant::now());
+                }
                 return Err(defer(failed));
             }
             tokio::time::sleep(wait).await;
@@ -211,16 +216,20 @@ impl Fetcher {
         }
     }
 
-    async fn attempt(&self, url: &Url, room: &mut dyn Room) -> Result<(Bytes, Option<String>), Failed> {
+    /// `asked_host` becomes true once a request is under way.
+    async fn attempt(
+        &self,
+        url: &Url,
+        room: &mut dyn Room,
+        asked_host: &AtomicBool,
+    ) -> Result<(Bytes, Option<String>), Failed> {
         match (url.scheme(), &self.http) {
             ("file", _) => {
-                let size = file::size(url).unwrap_or(0).min(self.bytes_max);
-                if !room.try_grow(size) {
-                    return Err(Failed::NoRoom(size));
-                }
-                file::read(url, &self.roots, self.bytes_max).await.map(|bytes| (bytes, None))
+                file::read(url, &self.roots, self.bytes_max, room).await.map(|bytes| (bytes, None))
             }
-            ("http" | "https", Some(client)) => client.get(url.clone(), self.bytes_max, room).await,
+            ("http" | "https", Some(client)) => {
+                client.get(url.clone(), self.bytes_max, room, asked_host).await
+            }
             ("http" | "https", None) => {
                 Err(reject("payload.denied", "fetch.http is off: http references are not followed"))
             }

@@ -1,17 +1,11 @@
 //! `file://` references, below allowed folders only.
 
-use crate::fetcher::{Failed, reject, too_large};
+use crate::fetcher::{Failed, Room, reject, too_large};
 use bytes::Bytes;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncReadExt;
 use url::Url;
-
-/// Size of the file, if it is there.
-pub(crate) fn size(url: &Url) -> Option<usize> {
-    let meta = std::fs::metadata(url.to_file_path().ok()?).ok()?;
-    usize::try_from(meta.len()).ok()
-}
 
 /// A folder below which files may be read, as it was written and as it truly is.
 #[derive(Clone, Debug)]
@@ -24,16 +18,32 @@ impl Root {
     pub(crate) fn new(path: &Path) -> std::io::Result<Self> {
         Ok(Self { written: path.to_owned(), true_path: path.canonicalize()? })
     }
+
+    fn has(&self, path: &Path) -> bool {
+        path.starts_with(&self.written) || path.starts_with(&self.true_path)
+    }
+}
+
+/// The root that the file lies below, as it is written: what fails together.
+pub(crate) fn place(url: &Url, roots: &[Root]) -> String {
+    let path = url.to_file_path().unwrap_or_default();
+    let root = roots.iter().find(|root| root.has(&path));
+    root.map_or_else(|| "the file system".into(), |root| root.written.display().to_string())
 }
 
 /// Reads a regular file whose true path lies below one of `roots`.
-pub(crate) async fn read(url: &Url, roots: &[Root], bytes_max: usize) -> Result<Bytes, Failed> {
+pub(crate) async fn read(
+    url: &Url,
+    roots: &[Root],
+    bytes_max: usize,
+    room: &mut dyn Room,
+) -> Result<Bytes, Failed> {
     let path = url
         .to_file_path()
         .map_err(|()| reject("payload.uri", "a file URI needs an absolute path and no host"))?;
     let denied = || reject("payload.denied", "the file lies below none of fetch.file_roots");
     // What lies elsewhere is not even looked at: whether it exists is nobody's business.
-    if !roots.iter().any(|root| path.starts_with(&root.written) || path.starts_with(&root.true_path)) {
+    if !roots.iter().any(|root| root.has(&path)) {
         return Err(denied());
     }
     // Links are resolved first: one that leads out of the folder is outside of it.
@@ -55,14 +65,20 @@ pub(crate) async fn read(url: &Url, roots: &[Root], bytes_max: usize) -> Result<
     if meta.len() > bytes_max as u64 {
         return Err(Failed::Rejected(too_large(meta.len(), bytes_max)));
     }
+    if !room.try_grow(meta.len() as usize) {
+        return Err(Failed::NoRoom(meta.len() as usize));
+    }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
-    // The file may grow while it is read.
-    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).await.map_err(|e| failed(&path, &e))?;
+    // One that grows meanwhile is taken as it was.
+    file.take(meta.len()).read_to_end(&mut bytes).await.map_err(|e| failed(&path, &e))?;
     Ok(bytes.into())
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Failed {
     match error.kind() {
+        _ if error.raw_os_error() == Some(libc::ELOOP) => {
+            reject("payload.not_found", format!("{} is a loop of links", path.display()))
+        }
         ErrorKind::NotFound | ErrorKind::NotADirectory => {
             reject("payload.not_found", format!("{} is not there", path.display()))
         }

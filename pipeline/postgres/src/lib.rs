@@ -27,6 +27,7 @@ mod bisect;
 mod check;
 mod claim;
 mod connect;
+mod deaths;
 mod rows;
 mod telemetry;
 mod trial;

@@ -4,7 +4,7 @@ use crate::connect::Lane;
 use crate::errors::fault;
 use crate::identity::PipelineIdentity;
 use crate::redrive::Deferral;
-use crate::{claim, pause, write};
+use crate::{claim, deaths, pause, write};
 use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Pause, Sink, Written};
 
 /// Writes what one pipeline makes.
@@ -95,6 +95,14 @@ impl Sink for PgSink {
 
     fn write<'a>(&'a self, batch: &'a Batch<Inferred>) -> BoxFuture<'a, Result<Written, Fault>> {
         Box::pin(write::write(self, batch))
+    }
+
+    fn begun<'a>(&'a self, claimed: &'a [Claimed]) -> BoxFuture<'a, Result<Vec<i32>, Fault>> {
+        Box::pin(deaths::begun(self, claimed))
+    }
+
+    fn ended<'a>(&'a self, claimed: &'a [Claimed]) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(deaths::ended(self, claimed))
     }
 
     fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {

@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::telemetry;
 use serde_json::Value;
 use spawn_api::{ApiConfig, ApiState, Check, EmbedError, Gone, Query, QueryEmbedder, QueryVector};
-use spawn_core::{BoxFuture, Modality};
+use spawn_core::{BoxFuture, Modality, Rejection};
 use spawn_engine::Stats;
 use std::path::Path;
 use std::sync::Arc;
@@ -144,9 +144,14 @@ impl QueryEmbedder for Queries {
                 Query::Text(text) => (Modality::Text, text.into(), None),
                 Query::Media { modality, bytes, media_type } => {
                     let declared = media_type.as_deref().and_then(|t| t.split('/').next()?.parse().ok());
-                    let found = modality.or(declared).or_else(|| modality_of(Path::new(""), &bytes).ok());
-                    let unknown =
-                        || EmbedError::NoModel("cannot tell what was uploaded: say modality".into());
+                    // The content decides, before what somebody says of it.
+                    let sniffed = || modality_of(Path::new(""), &bytes).ok();
+                    let found = modality.or_else(sniffed).or(declared);
+                    let unknown = || {
+                        let detail =
+                            "neither picture, sound nor text by its first bytes; if it is, say `modality`";
+                        EmbedError::Rejected(Rejection::new("prepare", "decode.unsupported", detail))
+                    };
                     (found.ok_or_else(unknown)?, bytes, media_type)
                 }
             };

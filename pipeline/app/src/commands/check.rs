@@ -6,6 +6,7 @@ use super::check_postgres::postgres;
 use super::doctor::memory_granted;
 use crate::config::Settings;
 use crate::exit::{Code, Failure, Outcome};
+use crate::line::raw_bytes_least;
 use crate::output::Output;
 use serde_json::{Value, json};
 
@@ -21,19 +22,22 @@ pub(super) async fn run(settings: Settings, out: Output) -> Outcome {
 /// What the line may hold at once, against what the machine or cgroup grants.
 fn memory(settings: &Settings, model_bytes: u64, granted: u64, findings: &mut Findings) {
     let (memory, pipelines) = (&settings.memory, settings.pipeline.len());
-    let queues = settings.kafka.queue_bytes_max.saturating_mul(pipelines);
-    let budgets = memory.raw_bytes.saturating_add(memory.decoded_bytes).saturating_add(queues) as u64;
-    let wanted = budgets.saturating_add(model_bytes);
+    let wanted = (memory.raw_bytes.saturating_add(memory.decoded_bytes) as u64).saturating_add(model_bytes);
     let found = format!(
-        "{} MiB granted; raw {} + decoded {} + queues {} ({pipelines} pipelines) + models {} = {} MiB",
+        "{} MiB granted; raw {} + decoded {} + models {} = {} MiB",
         granted >> 20,
         memory.raw_bytes >> 20,
         memory.decoded_bytes >> 20,
-        queues >> 20,
         model_bytes >> 20,
         wanted >> 20
     );
-    let fix = "lower memory.raw_bytes, memory.decoded_bytes or kafka.queue_bytes_max, or grant more";
+    let (_, least) = raw_bytes_least(settings, pipelines);
+    if memory.raw_bytes < least {
+        let found = format!("memory.raw_bytes is {}, {pipelines} pipelines need {least}", memory.raw_bytes);
+        let fix = "raise it, or lower kafka.queue_bytes_max or fetch.payload_bytes_max: each pipeline needs both twice";
+        return findings.wrong("memory", "memory", found, "room for the largest payloads", fix);
+    }
+    let fix = "lower memory.raw_bytes or memory.decoded_bytes, or grant more";
     let fifth_free = granted / 5 * 4;
     match wanted {
         n if n > granted => findings.wrong("memory", "memory", found, "budgets below what is granted", fix),
@@ -127,11 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn budgets_queues_and_models_count_against_the_memory() {
-        // 256 + 512 + 3 * 32 + 200 = 1064 MiB.
-        assert_eq!(judged(&[], 1340 << 20), "info");
-        assert_eq!(judged(&[], 1320 << 20), "warning");
-        assert_eq!(judged(&[], 1063 << 20), "error");
-        assert_eq!(judged(&["kafka.queue_bytes_max=268435456"], 1340 << 20), "error");
+    fn budgets_and_models_count_against_the_memory() {
+        // 384 + 512 + 200 = 1096 MiB.
+        assert_eq!(judged(&[], 1380 << 20), "info");
+        assert_eq!(judged(&[], 1360 << 20), "warning");
+        assert_eq!(judged(&[], 1095 << 20), "error");
+        // The queues are part of the raw bytes.
+        assert_eq!(judged(&["kafka.queue_bytes_max=268435456"], 1380 << 20), "error");
     }
 }

@@ -64,6 +64,7 @@ pub async fn run(command: Command, loaded: Loaded, out: Output) -> Outcome {
         Command::Config(Config::Show) => config_show::run(&loaded, out),
         Command::Migrate(args) => migrate::run(args, settings, out).await,
         Command::Doctor => doctor::run(settings, out),
+        Command::Trial => crate::trial::serve().await,
         Command::Bench(Bench::Line(args)) => bench_line::run(args, settings, out).await,
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 use spawn_core::Modality;
 use spawn_jobs::{Item, Origin, message_for_item};
 use spawn_kafka::{Producer, ProducerConfig};
-use spawn_postgres::Store;
+use spawn_postgres::{LetterName, Store};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(super) async fn run(args: Submit, settings: Settings, out: Output) -> Outcom
     let producer = Producer::new(ProducerConfig::new(&settings.kafka.brokers, &settings.kafka.properties))
         .or_exit(Code::Unavailable)?;
     let roots = crate::config::file_roots(&settings);
-    let mut ids = Vec::new();
+    let mut sent = Vec::new();
     for path in &args.paths {
         let (item, modality) = item(path, args.modality, settings.fetch.payload_bytes_max)?;
         let missing = || Failure::new(Code::Config, format!("no [[pipeline]] has a model for {modality}"));
@@ -42,10 +42,10 @@ pub(super) async fn run(args: Submit, settings: Settings, out: Output) -> Outcom
         } else {
             out.line(format_args!("{id}  {modality}  {}", path.display()));
         }
-        ids.push(id);
+        sent.extend(place.map(|(partition, offset)| Sent { id, topic: topic.clone(), partition, offset }));
     }
     match args.wait {
-        Some(seconds) if !args.dry_run => wait(&super::store(&settings).await?, ids, seconds, out).await,
+        Some(seconds) if !args.dry_run => wait(&super::store(&settings).await?, sent, seconds, out).await,
         _ => Ok(()),
     }
 }
@@ -86,25 +86,49 @@ fn item(path: &Path, modality: Option<Modality>, bytes_max: usize) -> Outcome<(I
     ))
 }
 
-/// Until each id has a result, or time is up.
-async fn wait(store: &Store, mut ids: Vec<String>, seconds: f64, out: Output) -> Outcome {
+/// What was sent, and where it lies.
+struct Sent {
+    id: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+}
+
+impl Sent {
+    /// Why it was rejected, once it was.
+    async fn rejected(&self, store: &Store) -> Outcome<Option<String>> {
+        let name =
+            LetterName::Origin { topic: self.topic.clone(), partition: self.partition, offset: self.offset };
+        let numbers = store.letter_numbers(&name).await.or_exit(Code::Unavailable)?;
+        let Some(number) = numbers.first() else { return Ok(None) };
+        let letter = store.letter(*number).await.or_exit(Code::Unavailable)?;
+        Ok(letter.map(|letter| format!("{}: {}", letter.row.code, letter.row.detail)))
+    }
+}
+
+/// Until each has a result or was rejected, or time is up.
+async fn wait(store: &Store, mut sent: Vec<Sent>, seconds: f64, out: Output) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs_f64(seconds.max(0.0));
-    while Instant::now() < deadline {
+    let (all, mut rejected) = (sent.len(), 0);
+    while Instant::now() < deadline && !sent.is_empty() {
         let mut open = Vec::new();
-        for id in ids {
-            match store.result(&id).await.or_exit(Code::Unavailable)? {
-                Some(_) => out.note(format_args!("{id} has a result")),
-                None => open.push(id),
+        for one in sent {
+            if store.result(&one.id).await.or_exit(Code::Unavailable)?.is_some() {
+                out.note(format_args!("{} has a result", one.id));
+            } else if let Some(why) = one.rejected(store).await? {
+                rejected += 1;
+                out.note(format_args!("{} was rejected: {why}", one.id));
+            } else {
+                open.push(one);
             }
         }
-        if open.is_empty() {
-            return Ok(());
-        }
-        ids = open;
+        sent = open;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err(Failure::new(
-        Code::Data,
-        format!("{} of them have no result yet: is a worker running? `spawn audit` tells", ids.len()),
-    ))
+    let failed = |detail: String| Err(Failure::new(Code::Data, detail));
+    match (sent.len(), rejected) {
+        (0, 0) => Ok(()),
+        (0, n) => failed(format!("{n} of {all} were rejected; `spawn dlq ls` has hints")),
+        (n, _) => failed(format!("{n} of them have no result yet: is a worker running? `spawn audit` tells")),
+    }
 }

@@ -183,6 +183,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         raw: Budget::new("raw", 64 << 10).share(0, 0),
         decoded: Budget::new("decoded", 16 << 10).share(0, 0),
         lane: Lane::Live,
+        trial: None,
         limits: Limits {
             fetch_window: 4,
             unit,
