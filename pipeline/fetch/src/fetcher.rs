@@ -6,7 +6,7 @@ use crate::{file, http, telemetry};
 use bytes::Bytes;
 use spawn_core::{BoxFuture, Media, Payload, Refusal, Rejection};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use url::Url;
 
@@ -177,34 +177,36 @@ impl Fetcher {
                 left.as_secs_f64()
             ))
         })?;
-        let mut allowed = self.timeout;
+        let (mut allowed, mut failed_host) = (self.timeout, false);
         loop {
-            let asked_host = AtomicBool::new(url.scheme() == "file");
-            let failed = match tokio::time::timeout(allowed, self.attempt(&url, room, &asked_host)).await {
-                Ok(Err(Failed::Transient(detail))) => detail,
-                Ok(Err(Failed::NoRoom(bytes))) => {
-                    // No connection is kept while waiting for memory, and the wait is not the host's: it is asked again afterwards.
-                    let asked = Instant::now();
-                    room.grow(bytes).await;
-                    started += asked.elapsed();
-                    continue;
-                }
-                Err(_elapsed) if !asked_host.load(Relaxed) => {
-                    format!("{place}: fetch.per_host_concurrency other requests were under way all the time")
-                }
-                Err(_elapsed) => format!("{place}: timed out"),
-                Ok(answered) => {
-                    self.circuits.answered(&place);
-                    return answered.map_err(|failed| match failed {
-                        Failed::Rejected(rejection) => rejection.into(),
-                        Failed::Transient(detail) => defer(detail),
-                        Failed::NoRoom(bytes) => defer(format!("no memory for {bytes} bytes")),
-                    });
-                }
-            };
+            let asked_at = OnceLock::new();
+            let (failed, of_host) =
+                match tokio::time::timeout(allowed, self.attempt(&url, room, &asked_at)).await {
+                    Ok(Err(Failed::Transient(detail))) => (detail, true),
+                    Ok(Err(Failed::NoRoom(bytes))) => {
+                        // No connection is kept while waiting for memory, and the wait is not the host's: it is asked again afterwards.
+                        let asked = Instant::now();
+                        room.grow(bytes).await;
+                        started += asked.elapsed();
+                        continue;
+                    }
+                    Err(_elapsed) => {
+                        // Our own queue before a busy host says nothing about that host: it must have had half of the time.
+                        let asked = asked_at.get().is_some_and(|at: &Instant| at.elapsed() >= allowed / 2);
+                        (format!("{place}: timed out"), asked)
+                    }
+                    Ok(answered) => {
+                        self.circuits.answered(&place);
+                        return answered.map_err(|failed| match failed {
+                            Failed::Rejected(rejection) => rejection.into(),
+                            Failed::Transient(detail) => defer(detail),
+                            Failed::NoRoom(bytes) => defer(format!("no memory for {bytes} bytes")),
+                        });
+                    }
+                };
+            failed_host |= of_host;
             if started.elapsed() + wait >= RETRY_WITHIN {
-                // Our own queue before a busy host says nothing about that host.
-                if asked_host.load(Relaxed) {
+                if failed_host {
                     self.circuits.failed(&place, pass, Instant::now());
                 }
                 return Err(defer(failed));
@@ -216,20 +218,19 @@ impl Fetcher {
         }
     }
 
-    /// `asked_host` becomes true once a request is under way.
+    /// `asked_at` is set once whoever has the bytes is asked.
     async fn attempt(
         &self,
         url: &Url,
         room: &mut dyn Room,
-        asked_host: &AtomicBool,
+        asked_at: &OnceLock<Instant>,
     ) -> Result<(Bytes, Option<String>), Failed> {
         match (url.scheme(), &self.http) {
             ("file", _) => {
+                asked_at.get_or_init(Instant::now);
                 file::read(url, &self.roots, self.bytes_max, room).await.map(|bytes| (bytes, None))
             }
-            ("http" | "https", Some(client)) => {
-                client.get(url.clone(), self.bytes_max, room, asked_host).await
-            }
+            ("http" | "https", Some(client)) => client.get(url.clone(), self.bytes_max, room, asked_at).await,
             ("http" | "https", None) => {
                 Err(reject("payload.denied", "fetch.http is off: http references are not followed"))
             }

@@ -9,9 +9,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
@@ -47,12 +46,12 @@ impl Client {
         mut url: Url,
         bytes_max: usize,
         room: &mut dyn Room,
-        asked_host: &AtomicBool,
+        asked_at: &OnceLock<Instant>,
     ) -> Result<(Bytes, Option<String>), Failed> {
         for _ in 0..=self.redirects_max {
             self.guard.check_url(&url)?;
             let _place = self.hosts.place(url.host_str().unwrap_or_default()).await;
-            asked_host.store(true, Relaxed);
+            asked_at.get_or_init(Instant::now);
             let response = self.client.get(url.clone()).send().await.map_err(|e| self.failed(&e))?;
             if !response.status().is_redirection() {
                 return body(response, bytes_max, room).await;

@@ -248,14 +248,16 @@ async fn a_host_gets_only_so_many_requests_at_once() {
 async fn waiting_for_each_other_is_not_the_hosts_failure() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}/x", listener.local_addr().unwrap());
-    // Slow and well: in two seconds it answers one.
+    // Slow and well: each of our places gets one answer in two seconds.
     tokio::spawn(async move {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
-            let mut request = [0; 1024];
-            let _read = socket.read(&mut request).await;
-            tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-            let _written = socket.write_all(answer("200 OK", "", "abc").as_bytes()).await;
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _read = socket.read(&mut request).await;
+                tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+                let _written = socket.write_all(answer("200 OK", "", "abc").as_bytes()).await;
+            });
         }
     });
     let config = FetchConfig {
