@@ -1,6 +1,6 @@
 //! Each class of failure has its own end.
 
-use crate::world::{World, media};
+use crate::world::{World, figure, media};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -125,6 +125,7 @@ fn a_record_that_kills_its_worker_is_rejected_and_no_other() {
     }
     assert_eq!(deaths, 3, "{}", world.log());
     world.assert_ledger("text", [2, 1, 0, 0]);
+    figure("killer.deaths", deaths);
     assert_eq!(world.sql("SELECT code FROM spawn.rejection"), "process.killed");
     assert_eq!(
         world.count("SELECT count(*) FROM spawn.checkpoint WHERE deaths > 3"),
@@ -186,4 +187,5 @@ fn a_folder_that_is_not_mounted_pauses_the_pipeline_until_it_is() {
     worker.signal("-TERM");
     assert_eq!(worker.end(20), Some(0), "{}", world.log());
     world.assert_ledger("image", [count, 1, 0, 0]);
+    figure("budget.resumed", 1);
 }

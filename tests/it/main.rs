@@ -14,6 +14,7 @@ mod compose;
 mod demo;
 mod drains;
 mod failures;
+mod flood;
 mod flow;
 mod health;
 mod kills;

@@ -102,7 +102,7 @@ fn the_same_ids_from_four_workers_become_one_result_each() {
 }
 
 /// Resident memory of a process in kB.
-fn resident(pid: u32) -> u64 {
+pub fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

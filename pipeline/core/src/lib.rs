@@ -36,4 +36,6 @@ pub use inference::{Embedding, Inference, Inferred, Label, ModelSpec, Pooling, P
 pub use media::{ContentHash, Media, Modality};
 pub use protocol::{Checkpoint, Held, Progress, Step, Verdict};
 pub use record::{Claim, ItemId, Job, Origin, Outcome, Payload, Record};
-pub use seams::{Assignment, BoxFuture, Claimed, Event, Model, Pause, Pulse, Sink, Source, Stage, Written};
+pub use seams::{
+    Assignment, BoxFuture, Claimed, Event, Model, Pause, Pulse, Sink, Source, Stage, Standing, Written,
+};

@@ -4,6 +4,7 @@ use crate::{
     Batch, CheckpointDelta, Claim, Envelope, Fault, Features, Hold, Inference, Inferred, Media, ModelSpec,
     Payload, Prepared, Rejection,
 };
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -125,6 +126,9 @@ pub struct Written {
     pub outcomes: [u64; 4],
 }
 
+/// Newest claim and next position of each partition, as stored.
+pub type Standing = BTreeMap<i32, (Claim, i64)>;
+
 /// Why a pipeline stands still.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
@@ -148,6 +152,10 @@ pub trait Sink: Send + Sync {
     /// It ended in peace.
     fn ended<'a>(&'a self, _claimed: &'a [Claimed]) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async { Ok(()) })
+    }
+    /// Who owns each partition, and where it stands. None where the sink cannot tell.
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, Fault>> {
+        Box::pin(async { Ok(None) })
     }
     /// Whether the pipeline stands still, in all workers. Asked before the first record and every few seconds.
     fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {

@@ -39,6 +39,7 @@ mod pause;
 pub mod pipeline;
 pub mod prepare;
 pub mod redrive;
+mod standing;
 pub mod steps;
 pub mod telemetry;
 pub mod trial;

@@ -16,6 +16,7 @@ use crate::meter::{Meter, MeterReading};
 use crate::pause::Pausing;
 use crate::prepare::prepare_ordered;
 use crate::redrive::{Deferred, redrive};
+use crate::standing::{Wrote, watch_standing};
 use crate::telemetry::{QueueProbe, Stats, Watched, probe, report};
 use crate::trial::{Suspects, Trial};
 use crate::write::Write;
@@ -186,6 +187,14 @@ impl Pipeline {
             stats.clone(),
             self.limits.failures,
         );
+        let wrote = Wrote::default();
+        let standing = watch_standing(
+            (self.sink.clone(), self.source.clone()),
+            claims.clone(),
+            wrote.clone(),
+            stats.clone(),
+            self.limits.failures.look_every,
+        );
         let second = self.deferred.clone().map(|deferred| redrive(deferred, self.parts(), stats.clone()));
         let preparation: Arc<str> = self.stage.spec().into();
         let intake = Intake {
@@ -215,6 +224,7 @@ impl Pipeline {
             meter: write_m,
             stats: stats.clone(),
             pausing: pausing.clone(),
+            wrote,
         };
 
         let (admitted_tx, admitted) = mpsc::channel(QUEUE_ITEMS);
@@ -252,6 +262,7 @@ impl Pipeline {
         verbs.spawn(async move { infer.run(units, inferred_tx).await.map(|()| Verb::Inner) });
         verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
         verbs.spawn(async move { pausing.watch().await.map(|()| Verb::Inner) });
+        verbs.spawn(async move { standing.await.map(|()| Verb::Inner) });
         if let Some(second) = second {
             verbs.spawn(async move { second.await.map(|()| Verb::Inner) });
         }

@@ -7,6 +7,7 @@ use crate::claims::Claims;
 use crate::health::{Step, retry};
 use crate::meter::{Meter, State};
 use crate::pause::Pausing;
+use crate::standing::Wrote;
 use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{Batch, Body, Fault, Inferred, Sink, Source};
@@ -30,6 +31,8 @@ pub struct Write {
     pub stats: Arc<Stats>,
     /// Keeps what is rejected within its budget.
     pub(crate) pausing: Pausing,
+    /// Told how far it came.
+    pub(crate) wrote: Wrote,
 }
 
 impl Write {
@@ -73,6 +76,7 @@ impl Write {
             }
         }
         self.meter.add_items(batch.envelopes.len() as u64);
+        self.wrote.note(&delta);
         self.source.commit(&delta);
         let lost = self.claims.fenced(&batch.delta, &written.fenced);
         if !lost.is_empty() {

@@ -6,7 +6,7 @@
 use crate::errors::{OTHER_SPEC, OTHER_TOPIC, fault, sqlstate};
 use crate::identity::PipelineIdentity;
 use crate::sink::PgSink;
-use spawn_core::{Assignment, Claim, Claimed, Fault, FaultClass};
+use spawn_core::{Assignment, Claim, Claimed, Fault, FaultClass, Standing};
 use sqlx::types::Uuid;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicI32;
@@ -55,6 +55,23 @@ pub(crate) async fn claim(sink: &PgSink, wanted: Vec<Assignment>) -> Result<Vec<
             position,
         })
         .collect())
+}
+
+/// Who owns each partition now, and where it stands.
+pub(crate) async fn standing(sink: &PgSink) -> Result<Option<Standing>, Fault> {
+    let asked = sink.warden.ask(async |connection| {
+        sqlx::query_as(
+            "SELECT partition, owner_epoch, owner, next_offset FROM spawn.checkpoint WHERE source = $1",
+        )
+        .bind(sink.source)
+        .fetch_all(connection)
+        .await
+    });
+    let rows: Vec<(i32, i64, Uuid, i64)> = asked.await.map_err(|e| fault(&e))?;
+    let stands = |(partition, epoch, token, next): (i32, i64, Uuid, i64)| {
+        (partition, (Claim { epoch, token: token.as_u128() }, next))
+    };
+    Ok(Some(rows.into_iter().map(stands).collect()))
 }
 
 /// Process, application name, state, and whether it could be ended.

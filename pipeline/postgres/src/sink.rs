@@ -5,7 +5,7 @@ use crate::errors::fault;
 use crate::identity::PipelineIdentity;
 use crate::redrive::Deferral;
 use crate::{claim, deaths, pause, write};
-use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Pause, Sink, Written};
+use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Pause, Sink, Standing, Written};
 
 /// Writes what one pipeline makes.
 #[derive(Debug)]
@@ -103,6 +103,10 @@ impl Sink for PgSink {
 
     fn ended<'a>(&'a self, claimed: &'a [Claimed]) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(deaths::ended(self, claimed))
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, Fault>> {
+        Box::pin(claim::standing(self))
     }
 
     fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
