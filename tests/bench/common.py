@@ -43,12 +43,26 @@ def enter_venv(packages):
         say(f"making {home}")
         venv.create(home, with_pip=True)
     probe = "import sys, importlib.metadata as m\nfor p in sys.argv[1:]:\n n, _, v = p.partition('==')\n" \
-            " if v and m.version(n) != v: raise SystemExit(1)\n m.version(n)"
+            " n = n.partition('[')[0]\n if v and m.version(n) != v: raise SystemExit(1)\n m.version(n)"
     if subprocess.run([python, "-c", probe, *packages], stderr=subprocess.DEVNULL).returncode != 0:
         say("installing " + " ".join(packages))
         subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
     if Path(sys.prefix).resolve() != home.resolve():
         os.execv(python, [str(python), *sys.argv])
+
+
+def torch_python(packages):
+    """A python that sees the torch of the project's own environment and `packages` ("name==version") beside it."""
+    home = CACHE / "bench-torch-venv"
+    python = home / "bin" / "python"
+    if not python.exists():
+        say(f"making {home}")
+        venv.create(home, with_pip=True)
+        site = next((home / "lib").glob("python*/site-packages"))
+        theirs = next((CACHE / "venv" / "lib").glob("python*/site-packages"))
+        (site / "torch-of-the-project.pth").write_text(f"{theirs}\n")
+    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True, stdout=sys.stderr)
+    return python
 
 
 def build_example(example):

@@ -136,6 +136,7 @@ fn every_help_has_an_example_and_every_flag_an_environment_variable() {
         "pipelines accept-gap",
         "pipelines adopt-topic",
         "index",
+        "top",
         "check",
         "migrate",
         "doctor",

@@ -5,7 +5,7 @@ use crate::world::{World, figure, free_port, http_get, rounds};
 use std::path::{Path, PathBuf};
 
 /// A bitmap of one colour. One bit a pixel: 90 million pixels are 11 MB of file and 270 MB of samples.
-fn bitmap(path: &Path, (width, height): (u32, u32), bits: u16) {
+pub fn bitmap(path: &Path, (width, height): (u32, u32), bits: u16) {
     let row = (width * u32::from(bits)).div_ceil(32) * 4;
     let palette: &[u8] = if bits == 1 { &[0, 0, 0, 0, 255, 255, 255, 0] } else { &[] };
     let offset = 54 + palette.len() as u32;
@@ -34,7 +34,7 @@ fn hour_of_sound(path: &Path) {
 }
 
 /// Other names for the same file, so that each is an item of its own.
-fn links(file: &Path, count: usize) -> Vec<PathBuf> {
+pub fn links(file: &Path, count: usize) -> Vec<PathBuf> {
     let name = |i| file.with_extension(format!("{i}.{}", file.extension().unwrap().to_str().unwrap()));
     let links: Vec<PathBuf> = (0..count).map(name).collect();
     links.iter().for_each(|link| std::fs::hard_link(file, link).unwrap());

@@ -25,5 +25,6 @@ mod restore;
 mod storms;
 mod supply;
 mod tidy;
+mod top;
 mod topics;
 mod world;

@@ -127,6 +127,11 @@ pub enum Command {
     /// Check this machine: libraries, versions, memory, devices.
     #[command(after_help = "Examples:\n  spawn doctor\n  spawn doctor --json")]
     Doctor,
+    /// Watch a running worker: rates, queues, where each stage's time goes, and which one sets the pace.
+    #[command(
+        after_help = "Examples:\n  spawn top\n  spawn top --once --json\n  spawn top --worker 10.0.0.7:9464 --interval 5"
+    )]
+    Top(Top),
     /// Tries records for a worker that suspects them.
     #[command(hide = true)]
     Trial,
@@ -150,6 +155,20 @@ impl Command {
 /// Whether a query is the public id of an item.
 pub fn is_id(query: &str) -> bool {
     query.len() == 32 && query.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// `spawn top`
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Where the worker serves its metrics; metrics.listen without it.
+    #[arg(long, value_name = "HOST:PORT", env = "SPAWN_TOP_WORKER")]
+    pub worker: Option<String>,
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", env = "SPAWN_TOP_INTERVAL", default_value_t = 1.0)]
+    pub interval: f64,
+    /// One look, then end. Times are then those since the worker's start.
+    #[arg(long, env = "SPAWN_TOP_ONCE")]
+    pub once: bool,
 }
 
 /// `spawn demo`

@@ -10,6 +10,7 @@
 //! - [`mod@redriving`]: deferred records from the table to the line
 //! - [`mod@embedder`]: single items through stage and model
 //! - `trial`: records that may kill a process, in one of their own
+//! - [`mod@scrape`]: the metrics of a running worker
 //! - [`mod@telemetry`], [`mod@output`], [`mod@exit`]: logs and metrics, stdout and stderr, exit codes
 
 pub mod cli;
@@ -23,6 +24,7 @@ pub mod output;
 pub mod redriving;
 pub mod registry;
 pub mod relay;
+pub mod scrape;
 pub mod telemetry;
 mod trial;
 

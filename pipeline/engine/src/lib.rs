@@ -22,6 +22,7 @@
 pub mod admit;
 pub mod batcher;
 pub mod bisect;
+pub mod bottleneck;
 pub mod budget;
 pub mod claims;
 pub mod crew;

@@ -193,8 +193,11 @@ pub async fn report(
         tokio::time::sleep(every).await;
         for (meter, before) in stats.meters.iter().zip(&mut earlier) {
             let now = meter.read();
-            let [busy, starved, blocked] = now.since(before).ratios();
+            let last = now.since(before);
+            let [busy, starved, blocked] = last.ratios();
             *before = now;
+            gauge!("spawn_stage_items_per_second", "pipeline" => pipeline.clone(), "stage" => meter.stage)
+                .set(last.items as f64 / (last.busy + last.starved + last.blocked).as_secs_f64().max(1e-9));
             gauge!("spawn_stage_busy_ratio", "pipeline" => pipeline.clone(), "stage" => meter.stage)
                 .set(busy);
             gauge!("spawn_stage_starved_ratio", "pipeline" => pipeline.clone(), "stage" => meter.stage)

@@ -2,6 +2,7 @@
 
 mod pausing;
 mod stuck;
+mod throttled;
 
 use crate::budget::Budget;
 use crate::crew::Crew;

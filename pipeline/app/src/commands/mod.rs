@@ -27,6 +27,7 @@ mod probe;
 mod results;
 mod search;
 mod submit;
+mod top;
 mod worker;
 
 pub(crate) use api::infos as model_infos;
@@ -64,6 +65,7 @@ pub async fn run(command: Command, loaded: Loaded, out: Output) -> Outcome {
         Command::Config(Config::Show) => config_show::run(&loaded, out),
         Command::Migrate(args) => migrate::run(args, settings, out).await,
         Command::Doctor => doctor::run(settings, out),
+        Command::Top(args) => top::run(args, settings, out).await,
         Command::Trial => crate::trial::serve().await,
         Command::Bench(Bench::Line(args)) => bench_line::run(args, settings, out).await,
     }
