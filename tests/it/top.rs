@@ -14,7 +14,7 @@ const LOOKS: usize = 5;
 /// A worker, looked at from outside.
 struct Watched<'a> {
     world: &'a World,
-    worker: Worker,
+    _worker: Worker,
     port: u16,
 }
 
@@ -23,7 +23,7 @@ impl<'a> Watched<'a> {
         let port = free_port();
         let listen = format!("metrics.listen=127.0.0.1:{port}");
         let args = [args, &["--set", &listen]].concat();
-        Self { world, worker: world.worker_with(&args, envs, "worker"), port }
+        Self { world, _worker: world.worker_with(&args, envs, "worker"), port }
     }
 
     fn pace_setter(&self) -> Option<String> {
@@ -72,7 +72,10 @@ fn the_stage_that_is_slowed_down_is_named_at_each_look() {
             std::thread::spawn(move || {
                 let _read = socket.read(&mut [0; 2048]);
                 std::thread::sleep(Duration::from_millis(300));
-                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", picture.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    picture.len()
+                );
                 // A client that went away is no concern of this host.
                 let _written = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(&picture));
             });
@@ -82,7 +85,8 @@ fn the_stage_that_is_slowed_down_is_named_at_each_look() {
     let manifest = world.dir.path().join("slow.csv");
     std::fs::write(&manifest, format!("id,uri,modality\n{rows}")).unwrap();
     world.run(&["ingest", manifest.to_str().unwrap()]);
-    let far = ["--pipeline", "image", "--set", "fetch.http_private=true", "--set", "fetch.per_host_concurrency=4"];
+    let far =
+        ["--pipeline", "image", "--set", "fetch.http_private=true", "--set", "fetch.per_host_concurrency=4"];
     let watched = Watched::start(&world, &far, &[]);
     watched.must_name("fetch");
 

@@ -39,16 +39,29 @@ mod tests {
     use super::*;
 
     fn shares<'a>(all: &[(&'a str, [f64; 3])]) -> Vec<Shares<'a>> {
-        all.iter().map(|(stage, [busy, starved, blocked])| Shares { stage, busy: *busy, starved: *starved, blocked: *blocked }).collect()
+        all.iter()
+            .map(|(stage, [busy, starved, blocked])| Shares {
+                stage,
+                busy: *busy,
+                starved: *starved,
+                blocked: *blocked,
+            })
+            .collect()
     }
 
     #[test]
     fn what_lies_behind_starves_and_what_lies_before_is_blocked() {
-        let infer = [("fetch", [0.1, 0.0, 0.9]), ("prepare", [0.3, 0.0, 0.7]), ("infer", [0.98, 0.02, 0.0]), ("write", [0.2, 0.8, 0.0])];
+        let infer = [
+            ("fetch", [0.1, 0.0, 0.9]),
+            ("prepare", [0.3, 0.0, 0.7]),
+            ("infer", [0.98, 0.02, 0.0]),
+            ("write", [0.2, 0.8, 0.0]),
+        ];
         assert_eq!(bottleneck(&shares(&infer), 5.0), Some("infer"));
         let write = [("fetch", [0.1, 0.0, 0.9]), ("infer", [0.6, 0.0, 0.4]), ("write", [0.9, 0.1, 0.0])];
         assert_eq!(bottleneck(&shares(&write), 5.0), Some("write"));
-        let turns = [("prepare", [0.45, 0.1, 0.45]), ("infer", [0.4, 0.45, 0.15]), ("write", [0.1, 0.9, 0.0])];
+        let turns =
+            [("prepare", [0.45, 0.1, 0.45]), ("infer", [0.4, 0.45, 0.15]), ("write", [0.1, 0.9, 0.0])];
         assert_eq!(bottleneck(&shares(&turns), 5.0), Some("prepare"));
     }
 

@@ -6,8 +6,8 @@
 #![allow(clippy::print_stdout, reason = "its output is for standard output")]
 
 use spawn_core::{
-    Assignment, Batch, Body, Claimed, ContentHash, Embedding, Envelope, Inference, Inferred, ItemId, Job, MediaFacts, Modality,
-    Origin, PartitionSpan, Provenance, Record, Sink,
+    Assignment, Batch, Body, Claimed, ContentHash, Embedding, Envelope, Inference, Inferred, ItemId, Job,
+    MediaFacts, Modality, Origin, PartitionSpan, Provenance, Record, Sink,
 };
 use spawn_postgres::{PgSink, PipelineIdentity, migrate};
 use std::time::Instant;

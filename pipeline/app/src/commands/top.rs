@@ -8,7 +8,6 @@ use crate::scrape::{Labels, Snapshot};
 use serde::Serialize;
 use spawn_engine::bottleneck::{SOURCE, Shares, bottleneck};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::Duration;
 
 /// The verbs in the order of the flow.
@@ -123,7 +122,12 @@ fn pipeline(
     let stages: Vec<StageView> = STAGES.iter().map(|stage| stage_view(stage, &name, now, earlier)).collect();
     let shares: Vec<Shares<'_>> = stages
         .iter()
-        .map(|s| Shares { stage: s.stage, busy: s.busy_ratio, starved: s.starved_ratio, blocked: s.blocked_ratio })
+        .map(|s| Shares {
+            stage: s.stage,
+            busy: s.busy_ratio,
+            starved: s.starved_ratio,
+            blocked: s.blocked_ratio,
+        })
         .collect();
     let lag = of_topic("spawn_kafka_lag_records");
     let mut view = PipelineView {
@@ -168,7 +172,12 @@ fn stage_view(stage: &'static str, pipeline: &str, now: &Snapshot, earlier: &Sna
 }
 
 /// What an operator can do about a slow verb, with the figures that say so.
-fn moves(stage: &str, took: Option<f64>, view: &PipelineView, memory: &BTreeMap<&'static str, [u64; 2]>) -> String {
+fn moves(
+    stage: &str,
+    took: Option<f64>,
+    view: &PipelineView,
+    memory: &BTreeMap<&'static str, [u64; 2]>,
+) -> String {
     let took = took.map_or_else(|| "some time".into(), duration);
     let full = |pool: &str| memory.get(pool).is_some_and(|[used, limit]| *used as f64 > 0.9 * *limit as f64);
     let batch = view.batch_items.unwrap_or(0.0);
@@ -198,15 +207,22 @@ fn duration(seconds: f64) -> String {
 
 fn text(view: &View) -> String {
     let mut text = String::new();
-    // Writing to a string does not fail.
-    let mut line = |words: std::fmt::Arguments<'_>| drop(writeln!(text, "{words}"));
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        text += &words.to_string();
+        text.push('\n');
+    };
     let megabytes = |bytes: u64| bytes >> 20;
     let pools: Vec<String> = view
         .memory
         .iter()
         .map(|(pool, [used, limit])| format!("{pool} {} of {} MiB", megabytes(*used), megabytes(*limit)))
         .collect();
-    line(format_args!("worker {}   {}   resident {} MiB", view.worker, pools.join("   "), megabytes(view.resident_bytes)));
+    line(format_args!(
+        "worker {}   {}   resident {} MiB",
+        view.worker,
+        pools.join("   "),
+        megabytes(view.resident_bytes)
+    ));
     for p in &view.pipelines {
         let items: Vec<String> = p.items.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
         let known = |seconds: Option<f64>| seconds.map_or_else(|| "-".into(), duration);
@@ -221,9 +237,16 @@ fn text(view: &View) -> String {
             duration(p.oldest_seconds),
             items.join(", ")
         ));
-        line(format_args!("  {:<9}{:>9}{:>7}{:>9}{:>9}{:>9}{:>10}{:>10}", "stage", "items/s", "busy", "starved", "blocked", "queue", "p50", "p99"));
+        line(format_args!(
+            "  {:<9}{:>9}{:>7}{:>9}{:>9}{:>9}{:>10}{:>10}",
+            "stage", "items/s", "busy", "starved", "blocked", "queue", "p50", "p99"
+        ));
         for s in &p.stages {
-            let queue = if s.queue_capacity > 0 { format!("{}/{}", s.queue_items, s.queue_capacity) } else { "-".into() };
+            let queue = if s.queue_capacity > 0 {
+                format!("{}/{}", s.queue_items, s.queue_capacity)
+            } else {
+                "-".into()
+            };
             line(format_args!(
                 "  {:<9}{:>9.1}{:>6.0}%{:>8.0}%{:>8.0}%{queue:>9}{:>10}{:>10}{}",
                 s.stage,

@@ -109,8 +109,7 @@ async fn named(slow: Slow) -> Option<String> {
     }
     let stats = line.stats();
     let run = line.run(stats, std::future::pending());
-    let summary =
-        tokio::time::timeout(Duration::from_secs(60), run).await.expect("ends").expect("no fault");
+    let summary = tokio::time::timeout(Duration::from_secs(60), run).await.expect("ends").expect("no fault");
     assert_each_once(&sink);
     let shares: Vec<Shares<'_>> = summary
         .stages
