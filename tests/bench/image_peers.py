@@ -1,7 +1,7 @@
 """JPEG bytes to 224x224 RGB by other libraries than Pillow, in one thread each. Only the wanted one is imported.
 
-None of them cuts off a border or keeps the ratio of the sides. All but the first stated kernel average over what a pixel
-covers; OpenCV's linear and cubic kernels do not, so its results would be rough pictures made quickly.
+None of them cuts off a border or keeps the ratio of the sides, and every kernel chosen here averages over what a pixel covers.
+OpenCV's linear and cubic kernels do not: they would make rough pictures quickly.
 """
 
 SIDE = 224
