@@ -1,7 +1,7 @@
 //! Which verb sets the pace.
 //!
-//! What lies before the slowest verb is blocked by it, what lies behind it starves. So it is the last one, in the order of the flow, that
-//! mostly works.
+//! What lies before the slowest verb is blocked by it, what lies behind it starves: it is the busiest of them. Where two are about as
+//! busy, it is the later one, because an earlier one that still had room would have filled the queue between them.
 
 /// How one verb spends its time: shares that sum to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,16 +18,19 @@ pub struct Shares<'a> {
 
 /// Before every verb: whoever reads for the line.
 pub const SOURCE: &str = "poll";
-/// A verb that does more than this with its time mostly works.
-const MOSTLY: f64 = 0.5;
+/// A verb that waits for input for more than this share of its time is not what holds up the line.
+const STARVES: f64 = 0.5;
+/// Shares of time that are as good as the largest one: the shares of one second waver by that much.
+const ABOUT: f64 = 0.9;
 
 /// The verb that sets the pace; [`SOURCE`] where all of them starve though records wait to be read; none where nothing waits.
 /// `stages` in the order of the flow.
 pub fn bottleneck<'a>(stages: &[Shares<'a>], lag_records: f64) -> Option<&'a str> {
-    let working = stages.iter().rev().find(|s| s.busy >= MOSTLY);
     // Two that share one resource can take turns, and neither mostly works.
-    let busiest = || stages.iter().filter(|s| s.starved < MOSTLY).max_by(|a, b| a.busy.total_cmp(&b.busy));
-    match (working.or_else(busiest), lag_records > 0.0) {
+    let candidates = || stages.iter().rev().filter(|s| s.starved < STARVES);
+    let busiest = candidates().map(|s| s.busy).fold(0.0, f64::max);
+    let named = candidates().find(|s| s.busy > 0.0 && s.busy >= ABOUT * busiest);
+    match (named, lag_records > 0.0) {
         (Some(stage), _) => Some(stage.stage),
         (None, true) => Some(SOURCE),
         (None, false) => None,
@@ -58,8 +61,10 @@ mod tests {
             ("write", [0.2, 0.8, 0.0]),
         ];
         assert_eq!(bottleneck(&shares(&infer), 5.0), Some("infer"));
-        let write = [("fetch", [0.1, 0.0, 0.9]), ("infer", [0.6, 0.0, 0.4]), ("write", [0.9, 0.1, 0.0])];
+        let write = [("fetch", [1.0, 0.0, 0.0]), ("infer", [0.6, 0.0, 0.4]), ("write", [0.95, 0.05, 0.0])];
         assert_eq!(bottleneck(&shares(&write), 5.0), Some("write"));
+        let fetch = [("fetch", [1.0, 0.0, 0.0]), ("infer", [0.52, 0.48, 0.0]), ("write", [0.03, 0.97, 0.0])];
+        assert_eq!(bottleneck(&shares(&fetch), 5.0), Some("fetch"));
         let turns =
             [("prepare", [0.45, 0.1, 0.45]), ("infer", [0.4, 0.45, 0.15]), ("write", [0.1, 0.9, 0.0])];
         assert_eq!(bottleneck(&shares(&turns), 5.0), Some("prepare"));

@@ -193,7 +193,7 @@ fn moves(
             100.0 * view.padding_ratio.unwrap_or(0.0)
         ),
         "write" => format!("a transaction takes {took} for {batch:.0} records: raise line.unit_records, or give PostgreSQL a faster disk or a shorter way"),
-        _ => "more workers".into(),
+        _ => "partitions are being claimed, or taking records in costs most: if it lasts, more workers".into(),
     }
 }
 
