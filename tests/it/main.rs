@@ -22,6 +22,7 @@ mod letters;
 mod poison;
 mod proxy;
 mod restore;
+mod reuse;
 mod storms;
 mod supply;
 mod tidy;

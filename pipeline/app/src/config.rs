@@ -31,7 +31,7 @@ macro_rules! section {
 section!(
     /// Everything; see `config/default.toml`.
     Settings {
-        kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, lanes: Lanes, image: Image, audio: Audio, text: Text,
+        kafka: Kafka, postgres: Postgres, fetch: Fetch, memory: Memory, line: Line, lanes: Lanes, reuse: Reuse, image: Image, audio: Audio, text: Text,
         dlq: Dlq, redrive: Redrive, models: Models, api: Api, metrics: Metrics, health: Health, log: Log, pipeline: Vec<Pipeline>,
     }
 );
@@ -68,6 +68,10 @@ section!(
 section!(
     /// `[lanes]`
     Lanes { bulk_share: f64, live_p95_seconds: f64, live_lag_seconds: f64 }
+);
+section!(
+    /// `[reuse]`
+    Reuse { enabled: bool, answer_ms: u64 }
 );
 section!(
     /// `[image]`

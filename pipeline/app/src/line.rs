@@ -186,6 +186,10 @@ impl Runtime {
             .await
             .or_exit(Code::Unavailable)?
             .deferring(deferral(settings));
+        if settings.reuse.enabled {
+            // Beside the start, because a large table takes its time; until then everything is computed.
+            tokio::spawn(index_contents(settings.postgres.url.clone()));
+        }
         let deferred = Redrive::of(&sink, &settings.postgres.url).or_exit(Code::Unavailable)?;
         let start = start(settings, pipeline, &sink).await?;
         let source = KafkaSource::start(ConsumerConfig { start, ..consumer(settings, pipeline) })
@@ -226,6 +230,7 @@ impl Runtime {
                     ..FailureLimits::default()
                 },
                 drain_max: Duration::from_secs(settings.line.drain_seconds),
+                reuse_within: settings.reuse.enabled.then(|| Duration::from_millis(settings.reuse.answer_ms)),
                 stuck_after: Duration::from_secs(settings.health.stuck_seconds),
             },
         })
@@ -281,6 +286,13 @@ impl Running {
             summaries.push(ended?);
         }
         Ok(summaries)
+    }
+}
+
+/// Lets known contents be found. Without the index nothing is wrong, only computed again.
+async fn index_contents(url: String) {
+    if let Err(error) = spawn_postgres::index_contents(&url).await {
+        tracing::warn!(%error, "the index of contents was not built, known results are not reused");
     }
 }
 

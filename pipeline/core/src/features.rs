@@ -1,6 +1,7 @@
 //! What a stage makes for a model: named arrays that know nothing of their modality.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// What a stage yields for one record.
 #[derive(Debug)]
@@ -65,10 +66,11 @@ impl Features {
 }
 
 /// What the stage learnt about the media. Serialised as JSON beside the result; absent facts are left out.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MediaFacts {
     /// The media type that the content turned out to have, for example `image/jpeg`.
-    pub media_type: &'static str,
+    pub media_type: Cow<'static, str>,
     /// Pixels, after EXIF orientation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<u32>,
@@ -93,5 +95,5 @@ pub struct MediaFacts {
     /// Quality flags, sorted: `truncated`, `silent`, `exif_applied`, `alpha_flattened`, `cmyk`, `sixteen_bit`, `grey`,
     /// `animated`, `clipped`, `nul_stripped`, ...
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<&'static str>,
+    pub flags: Vec<Cow<'static, str>>,
 }

@@ -1,7 +1,7 @@
 //! What a model makes of a chunk, and where a vector came from.
 
 use crate::{ContentHash, MediaFacts, Modality};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A vector whose dimension and finiteness were checked once, so that nobody else has to.
@@ -48,7 +48,7 @@ impl Embedding {
 }
 
 /// A name with its probability.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Label {
     /// As in the model's `labels.txt`.
     pub name: Arc<str>,
@@ -79,7 +79,7 @@ pub struct Provenance {
 }
 
 /// A finished record, ready for the sink.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inferred {
     /// One per chunk, in order.
     pub chunks: Vec<Inference>,

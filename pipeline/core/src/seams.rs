@@ -1,8 +1,8 @@
 //! The four seams of the line. Async ones return boxed futures, so that they can be trait objects without a runtime here.
 
 use crate::{
-    Batch, CheckpointDelta, Claim, Envelope, Fault, Features, Hold, Inference, Inferred, Media, ModelSpec,
-    Payload, Prepared, Rejection,
+    Batch, CheckpointDelta, Claim, ContentHash, Envelope, Fault, Features, Hold, Inference, Inferred, Media,
+    ModelSpec, Payload, Prepared, Rejection,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -152,6 +152,11 @@ pub trait Sink: Send + Sync {
     /// It ended in peace.
     fn ended<'a>(&'a self, _claimed: &'a [Claimed]) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async { Ok(()) })
+    }
+    /// What the same model has made of these contents from the same preparation, as it was written: at most one of each, in any order.
+    /// What is not there is computed.
+    fn known<'a>(&'a self, _contents: &'a [ContentHash]) -> BoxFuture<'a, Result<Vec<Inferred>, Fault>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
     /// Who owns each partition, and where it stands. None where the sink cannot tell.
     fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, Fault>> {

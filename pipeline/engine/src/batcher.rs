@@ -133,9 +133,8 @@ impl Unit {
                 self.records += 1;
                 self.bytes += envelope.record.value.as_ref().map_or(0, |v| v.len());
                 if let Body::Work(ready) = &envelope.body {
-                    self.chunks += ready.prepared.chunks.len();
-                    self.bytes +=
-                        ready.prepared.chunks.iter().map(spawn_core::Features::bytes).sum::<usize>();
+                    self.chunks += ready.chunks().len();
+                    self.bytes += ready.chunks().iter().map(spawn_core::Features::bytes).sum::<usize>();
                 }
             }
         }

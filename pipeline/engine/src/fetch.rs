@@ -5,6 +5,7 @@ use crate::health::{Health, Step, Working};
 use crate::intake::Admitted;
 use crate::meter::Meter;
 use crate::ordered::map_ordered;
+use crate::reuse::{Lookup, Reuse};
 use crate::telemetry::Stats;
 use crate::trial::Suspects;
 use spawn_core::{BoxFuture, Entry, Envelope, Hold, Media, Payload, Refusal};
@@ -57,6 +58,8 @@ pub struct Fetched {
     pub media: Media,
     /// Their share of the raw pool.
     pub raw: Reservation,
+    /// Whether they were seen before.
+    pub lookup: Lookup,
 }
 
 /// Fetches up to `window` payloads at once.
@@ -68,10 +71,11 @@ pub(crate) async fn fetch_ordered(
     meter: Arc<Meter>,
     stats: Arc<Stats>,
     suspects: Suspects,
+    reuse: Reuse,
 ) {
     map_ordered(entries, out, window, meter, move |envelope| {
-        let (fetch, stats, suspects) = (fetch.clone(), stats.clone(), suspects.clone());
-        async move { fetch_one(&*fetch, &stats, &suspects, envelope).await }
+        let (fetch, stats, suspects, reuse) = (fetch.clone(), stats.clone(), suspects.clone(), reuse.clone());
+        async move { fetch_one(&*fetch, &stats, &suspects, &reuse, envelope).await }
     })
     .await;
 }
@@ -80,6 +84,7 @@ async fn fetch_one(
     fetch: &dyn Fetch,
     stats: &Stats,
     suspects: &Suspects,
+    reuse: &Reuse,
     envelope: Envelope<Admitted>,
 ) -> Envelope<Fetched> {
     let (mut rest, work) = envelope.split();
@@ -98,7 +103,7 @@ async fn fetch_one(
         refused => refused,
     };
     let result = match fetched {
-        Ok(media) => Ok(Fetched { media, raw }),
+        Ok(media) => Ok(Fetched { lookup: reuse.look_up(media.content), media, raw }),
         Err(refusal) => {
             rest.holds.push(Hold::new(raw));
             Err(refusal)

@@ -1,6 +1,6 @@
 //! Commit units become results: cut into model calls, put back into record order.
 //!
-//! Inside a unit the chunks are sorted by length, so that a call pads little. Calls of two units are under way at once: while one
+//! What was computed before is left out. The other chunks of a unit are sorted by length, so that a call pads little. Calls of two units are under way at once: while one
 //! runs, the next is ready.
 
 use crate::device::DeviceHandle;
@@ -8,6 +8,7 @@ use crate::health::Step;
 use crate::lanes::Lane;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
+use crate::reuse::{Follow, Lead, Reuse, Turn};
 use crate::steps::reached;
 use crate::telemetry::Stats;
 use spawn_core::{
@@ -33,6 +34,8 @@ pub struct Infer {
     pub spec: ModelSpec,
     /// The stage's specification.
     pub preparation: Arc<str>,
+    /// What was computed before.
+    pub(crate) reuse: Reuse,
     /// Time.
     pub meter: Arc<Meter>,
     /// Counts.
@@ -78,19 +81,41 @@ impl Infer {
         let mut waiting: Vec<(Envelope<()>, Option<Waiting>)> = Vec::with_capacity(unit.envelopes.len());
         for envelope in unit.envelopes {
             let (rest, work) = envelope.split();
-            let work = work.map(|Ready { mut prepared, content }| {
-                let count = prepared.chunks.len();
-                chunks.extend(prepared.chunks.drain(..).map(Some));
-                Waiting { count, facts: prepared.facts, content }
-            });
-            waiting.push((rest, work));
+            waiting.push((rest, work.map(|ready| self.waiting(ready, &mut chunks))));
         }
         let mut results = self.call_all(&mut chunks).await?.into_iter();
-        let envelopes = waiting
-            .into_iter()
-            .map(|(rest, work)| rest.join(work.map(|w| self.join(w, &mut results))))
-            .collect();
+        let mut envelopes = Vec::with_capacity(waiting.len());
+        for (rest, work) in waiting {
+            let inferred = match work {
+                None => None,
+                Some(Waiting::Known(inferred)) => Some(Ok(inferred)),
+                Some(Waiting::Called(called)) => Some(self.join(called, &mut results)),
+                // Whoever leads came before this one: earlier in this unit, or in one whose calls are under way.
+                Some(Waiting::Follows(follow)) => Some(follow.outcome().await.ok_or_else(|| {
+                    Fault::new(FaultClass::Operator, "model", "the call with the same content has failed")
+                })?),
+            };
+            envelopes.push(rest.join(inferred));
+        }
         Ok(Batch { envelopes, delta: unit.delta, flushed: unit.flushed })
+    }
+
+    /// Decides who makes what of a record, and adds its chunks to those that are to be called.
+    fn waiting(&self, ready: Ready, chunks: &mut Vec<Option<Features>>) -> Waiting {
+        let (mut prepared, content, mut lookup) = match ready {
+            Ready::Known(inferred) => return Waiting::Known(inferred),
+            Ready::Features { prepared, content, lookup } => (prepared, content, lookup),
+        };
+        if let Some(known) = self.reuse.found(&mut lookup) {
+            return Waiting::Known(known);
+        }
+        let lead = match self.reuse.turn(content) {
+            Turn::Follow(follow) => return Waiting::Follows(follow),
+            Turn::Lead(lead) => lead,
+        };
+        let count = prepared.chunks.len();
+        chunks.extend(prepared.chunks.drain(..).map(Some));
+        Waiting::Called(Called { count, facts: prepared.facts, content, lead })
     }
 
     /// Infers every chunk; the results lie in the chunks' order.
@@ -136,27 +161,42 @@ impl Infer {
     /// One record's chunks together. A record of which one chunk is refused is refused.
     fn join(
         &self,
-        waiting: Waiting,
+        Called { count, facts, content, lead }: Called,
         results: &mut impl Iterator<Item = Result<Inference, Refusal>>,
     ) -> Result<Inferred, Refusal> {
-        let chunks: Vec<Result<Inference, Refusal>> = results.take(waiting.count).collect();
-        let chunks: Vec<Inference> = chunks.into_iter().collect::<Result<_, _>>()?;
-        let pooled = self.spec.pooling.pool(&chunks);
-        let provenance = Provenance {
-            content: waiting.content,
-            preparation: self.preparation.clone(),
-            model: self.spec.id(),
-            dtype: self.spec.dtype.clone(),
-        };
-        Ok(Inferred { chunks, pooled, facts: waiting.facts, provenance })
+        let chunks: Vec<Result<Inference, Refusal>> = results.take(count).collect();
+        let chunks: Result<Vec<Inference>, Refusal> = chunks.into_iter().collect();
+        let inferred = chunks.map(|chunks| Inferred {
+            pooled: self.spec.pooling.pool(&chunks),
+            chunks,
+            facts,
+            provenance: Provenance {
+                content,
+                preparation: self.preparation.clone(),
+                model: self.spec.id(),
+                dtype: self.spec.dtype.clone(),
+            },
+        });
+        lead.land(&inferred);
+        inferred
     }
 }
 
-/// A record whose chunks are with the model.
-struct Waiting {
+/// A record of a unit whose calls are under way.
+enum Waiting {
+    /// Was computed before.
+    Known(Inferred),
+    /// Its chunks are with the model.
+    Called(Called),
+    /// Another record's chunks are, with the same content.
+    Follows(Follow),
+}
+
+struct Called {
     count: usize,
     facts: spawn_core::MediaFacts,
     content: spawn_core::ContentHash,
+    lead: Lead,
 }
 
 /// Cuts chunks of these lengths into calls: longest first, each call as large as the limits on count and padded cost allow.

@@ -14,7 +14,7 @@
 //! - [`mod@infer`]: commit unit -> model calls and back; [`mod@bisect`]: what is done when a call fails
 //! - [`mod@write`]: commit unit -> sink, then progress to the source
 //!
-//! Outside the line: [`mod@redrive`] tries deferred records again.
+//! Outside the line: [`mod@redrive`] tries deferred records again, `reuse` finds what was computed before.
 //!
 //! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference threads), [`mod@lanes`] (who goes first),
 //! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@health`] (what moves), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
@@ -40,6 +40,7 @@ mod pause;
 pub mod pipeline;
 pub mod prepare;
 pub mod redrive;
+mod reuse;
 mod standing;
 pub mod steps;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use crate::meter::{Meter, MeterReading};
 use crate::pause::Pausing;
 use crate::prepare::prepare_ordered;
 use crate::redrive::{Deferred, redrive};
+use crate::reuse::Reuse;
 use crate::standing::{Wrote, watch_standing};
 use crate::telemetry::{QueueProbe, Stats, Watched, probe, report};
 use crate::trial::{Suspects, Trial};
@@ -43,6 +44,8 @@ pub struct Limits {
     pub failures: FailureLimits,
     /// Longest time from the stop to the end; what is not written by then is read again by the next owner.
     pub drain_max: Duration,
+    /// How long an answer of the sink may take to what it knows of a content; none: everything is computed.
+    pub reuse_within: Option<Duration>,
     /// A step that has work and finishes nothing for so long is stuck.
     pub stuck_after: Duration,
 }
@@ -89,6 +92,7 @@ pub(crate) struct Parts {
     pub(crate) raw: Share,
     pub(crate) decoded: Share,
     pub(crate) lane: Lane,
+    pub(crate) reuse: Reuse,
     pub(crate) limits: Limits,
 }
 
@@ -159,7 +163,7 @@ impl Pipeline {
         })
     }
 
-    fn parts(&self) -> Parts {
+    fn parts(&self, reuse: Reuse) -> Parts {
         Parts {
             fetch: self.fetch.clone(),
             stage: self.stage.fork(),
@@ -169,6 +173,7 @@ impl Pipeline {
             raw: self.raw.clone(),
             decoded: self.decoded.clone(),
             lane: self.lane,
+            reuse,
             limits: self.limits,
         }
     }
@@ -195,7 +200,15 @@ impl Pipeline {
             stats.clone(),
             self.limits.failures.look_every,
         );
-        let second = self.deferred.clone().map(|deferred| redrive(deferred, self.parts(), stats.clone()));
+        let (reuse, answering) = match self.limits.reuse_within {
+            Some(within) => {
+                let (reuse, answering) = Reuse::new(self.sink.clone(), within, stats.clone());
+                (reuse, Some(answering))
+            }
+            None => (Reuse::default(), None),
+        };
+        let parts = self.parts(reuse.clone());
+        let second = self.deferred.clone().map(|deferred| redrive(deferred, parts, stats.clone()));
         let preparation: Arc<str> = self.stage.spec().into();
         let intake = Intake {
             source: self.source.clone(),
@@ -214,6 +227,7 @@ impl Pipeline {
             lane: self.lane,
             spec: self.model,
             preparation,
+            reuse: reuse.clone(),
             meter: infer_m,
             stats: stats.clone(),
         };
@@ -249,10 +263,11 @@ impl Pipeline {
         let (gate, gate_claims, fetch) = (decoded.clone(), claims.clone(), self.fetch);
 
         let mut verbs = JoinSet::new();
+        let window = limits.fetch_window;
         let fetching =
-            fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f, suspects);
+            fetch_ordered(admitted, fetched_tx, fetch, window, fetch_m, stats_f, suspects, reuse.clone());
         let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, admit_m);
-        let preparing = prepare_ordered(decodable, ready_tx, stage, crew, prepare_m, stats_p);
+        let preparing = prepare_ordered(decodable, ready_tx, stage, crew, reuse, prepare_m, stats_p);
         let batching = batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b);
         verbs.spawn(async move { intake.run(admitted_tx).await.map(|()| Verb::Inner) });
         verbs.spawn(inner(fetching));
@@ -263,6 +278,9 @@ impl Pipeline {
         verbs.spawn(async move { write.run(inferred).await.map(|()| Verb::Last) });
         verbs.spawn(async move { pausing.watch().await.map(|()| Verb::Inner) });
         verbs.spawn(async move { standing.await.map(|()| Verb::Inner) });
+        if let Some(answering) = answering {
+            verbs.spawn(inner(answering));
+        }
         if let Some(second) = second {
             verbs.spawn(async move { second.await.map(|()| Verb::Inner) });
         }

@@ -7,20 +7,38 @@ use crate::health::Step;
 use crate::lanes::Lane;
 use crate::meter::{Meter, thread_cpu};
 use crate::ordered::map_ordered;
+use crate::reuse::{Lookup, Reuse};
 use crate::steps::{preparing, reached};
 use crate::telemetry::Stats;
-use spawn_core::{Entry, Envelope, Hold, Media, Prepared, Rejection, Stage};
+use spawn_core::{ContentHash, Entry, Envelope, Features, Hold, Inferred, Media, Prepared, Rejection, Stage};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-/// Prepared features with what is needed to say where they came from.
+/// What is left to do for a record.
 #[derive(Debug)]
-pub struct Ready {
-    /// For the model.
-    pub prepared: Prepared,
-    /// The media's hash.
-    pub content: spawn_core::ContentHash,
+pub enum Ready {
+    /// A model call.
+    Features {
+        /// For the model.
+        prepared: Prepared,
+        /// The media's hash.
+        content: ContentHash,
+        /// Whether the content was seen before.
+        lookup: Lookup,
+    },
+    /// Nothing: the content was seen before.
+    Known(Inferred),
+}
+
+impl Ready {
+    /// What the model is to see.
+    pub(crate) fn chunks(&self) -> &[Features] {
+        match self {
+            Self::Features { prepared, .. } => &prepared.chunks,
+            Self::Known(_) => &[],
+        }
+    }
 }
 
 /// One stage per worker of the crew.
@@ -28,6 +46,7 @@ struct Workers {
     crew: Crew,
     lane: Lane,
     stages: Vec<Mutex<Box<dyn Stage>>>,
+    reuse: Reuse,
     meter: Arc<Meter>,
     stats: Arc<Stats>,
 }
@@ -38,33 +57,41 @@ pub async fn prepare_ordered(
     out: Sender<Entry<Ready>>,
     stage: Box<dyn Stage>,
     (crew, lane): (Crew, Lane),
+    reuse: Reuse,
     meter: Arc<Meter>,
     stats: Arc<Stats>,
 ) {
     let window = crew.workers() * 4;
     let stages = (0..crew.workers()).map(|_| Mutex::new(stage.fork())).collect();
-    let workers = Arc::new(Workers { crew, lane, stages, meter: meter.clone(), stats });
+    let workers = Arc::new(Workers { crew, lane, stages, reuse, meter: meter.clone(), stats });
     map_ordered(entries, out, window, meter, move |envelope| prepare_one(workers.clone(), envelope)).await;
 }
 
 async fn prepare_one(workers: Arc<Workers>, envelope: Envelope<Decodable>) -> Envelope<Ready> {
     let (mut rest, work) = envelope.split();
-    let Some(Decodable { fetched: Fetched { media, mut raw }, mut decoded }) = work else {
+    let Some(Decodable { fetched: Fetched { media, mut raw, mut lookup }, mut decoded }) = work else {
         return rest.join(None::<Result<_, Rejection>>);
     };
+    let kept = rest.record.value.as_ref().map_or(0, |v| v.len());
+    if let Some(known) = workers.reuse.found(&mut lookup) {
+        drop(media);
+        raw.shrink_to(kept);
+        rest.holds.push(Hold::new(raw));
+        return rest.join(Some(Ok::<_, Rejection>(Ready::Known(known))));
+    }
     let content = media.content;
     let (crew, lane, stats) = (workers.crew.clone(), workers.lane, workers.stats.clone());
     let _working = stats.health.begin(Step::Prepare);
     let result = crew.run(lane, move |worker| workers.process(worker, &media)).await;
     let result = result.unwrap_or_else(|panic| Err(Rejection::new("prepare", "stage.panic", panic)));
     if let Ok(prepared) = &result {
-        decoded.shrink_to(prepared.chunks.iter().map(spawn_core::Features::bytes).sum());
+        decoded.shrink_to(prepared.chunks.iter().map(Features::bytes).sum());
         rest.holds.push(Hold::new(decoded));
     }
     // Fetched media are gone now; an inline value stays until it is written, for the dead letter.
-    raw.shrink_to(rest.record.value.as_ref().map_or(0, |v| v.len()));
+    raw.shrink_to(kept);
     rest.holds.push(Hold::new(raw));
-    rest.join(Some(result.map(|prepared| Ready { prepared, content })))
+    rest.join(Some(result.map(|prepared| Ready::Features { prepared, content, lookup })))
 }
 
 impl Workers {

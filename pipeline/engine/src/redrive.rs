@@ -134,11 +134,20 @@ fn start(
         meter("fetch"),
         stats.clone(),
         Suspects::new(None, 0, stats.clone()),
+        parts.reuse.clone(),
     )));
     let (stage, gate) = (parts.stage.fork(), parts.decoded.clone());
     verbs.spawn(inner(admit(fetched, decodable_tx, stage, gate, claims.clone(), meter("admit"))));
     let (stage, crew) = (parts.stage.fork(), (parts.crew.clone(), parts.lane));
-    verbs.spawn(inner(prepare_ordered(decodable, ready_tx, stage, crew, meter("prepare"), stats.clone())));
+    verbs.spawn(inner(prepare_ordered(
+        decodable,
+        ready_tx,
+        stage,
+        crew,
+        parts.reuse.clone(),
+        meter("prepare"),
+        stats.clone(),
+    )));
     let (limits, pressed) = (parts.limits.unit, parts.decoded.clone());
     verbs.spawn(inner(batched(ready, unit_tx, limits, pressed, claims, meter("batch"), stats.clone())));
     let infer = Infer {
@@ -146,6 +155,7 @@ fn start(
         lane: parts.lane,
         spec: parts.model.clone(),
         preparation: parts.stage.spec().into(),
+        reuse: parts.reuse.clone(),
         meter: meter("infer"),
         stats: stats.clone(),
     };

@@ -149,6 +149,12 @@ impl Stats {
         histogram!("spawn_batch_items", "pipeline" => pipeline).record(records as f64);
     }
 
+    /// A record needed no model call: its content was `stored`, or `shared` with one that is computed.
+    pub(crate) fn reused(&self, from: &'static str) {
+        counter!("spawn_reused_items_total", "pipeline" => self.pipeline.to_string(), "from" => from)
+            .increment(1);
+    }
+
     pub(crate) fn called(&self, model: &str, device: &str, chunks: usize, padding: f64, took: Duration) {
         self.calls.fetch_add(1, Relaxed);
         self.chunks.fetch_add(chunks as u64, Relaxed);

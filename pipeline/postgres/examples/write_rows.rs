@@ -44,7 +44,7 @@ fn envelope(claimed: &Claimed, n: i64) -> Envelope<Inferred> {
     let made = Inferred {
         chunks: vec![Inference { embedding, labels: Vec::new() }],
         pooled: None,
-        facts: MediaFacts { media_type: "text/plain", ..MediaFacts::default() },
+        facts: MediaFacts { media_type: "text/plain".into(), ..MediaFacts::default() },
         provenance: Provenance {
             content: ContentHash::of(id.as_bytes()),
             preparation: "bench/1".into(),

@@ -78,7 +78,7 @@ fn is_about_the_values(error: &sqlx::Error) -> bool {
 }
 
 /// A new connection; without one the error says where it was looked for.
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+pub(crate) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let connected = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await;
     match connected.and_then(|connected| connected) {
         Err(sqlx::Error::Io(error)) => {

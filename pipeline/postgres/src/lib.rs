@@ -14,6 +14,7 @@
 //! - [`mod@migrate`]: the schema, and whether this server can hold it
 //! - [`mod@identity`]: who a pipeline is, and the hash that keeps two models from mixing
 //! - [`mod@sink`]: [`PgSink`], the line's end; its steps are `claim`, `check`, `rows`, `write`, `bisect`
+//! - `known`: what was made of contents before
 //! - [`mod@redrive`]: [`Redrive`], deferred records that are tried again outside the line
 //! - [`mod@pause`]: pipelines that stand still
 //! - [`mod@store`]: [`Store`], the reading side; `results`, `search`, `rejections`, `audit`, `index` add to it
@@ -28,6 +29,7 @@ mod check;
 mod claim;
 mod connect;
 mod deaths;
+mod known;
 mod rows;
 mod telemetry;
 mod trial;
@@ -65,6 +67,7 @@ pub use delete::Deleted;
 pub use errors::StoreError;
 pub use identity::PipelineIdentity;
 pub use inspect::{StoredSource, pooled};
+pub use known::index_contents;
 pub use letters::{GroupBy, Letter, LetterCounts, LetterGroup, LetterName, Wanted};
 pub use migrate::{migrate, pending};
 pub use pause::PipelineRow;

@@ -6,8 +6,10 @@ use sqlx::types::Uuid;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
+/// Flag of a result whose texts had NULs, which PostgreSQL cannot hold.
+pub(crate) const NUL_STRIPPED: &str = "nul_stripped";
 /// Chunk number of the vector that stands for a whole item of several chunks.
-const POOLED: i32 = -1;
+pub(crate) const POOLED: i32 = -1;
 
 /// What the sink made of a record instead of what the line brought.
 #[derive(Clone, Debug)]
@@ -240,11 +242,11 @@ fn strip_value(value: &mut serde_json::Value, stripped: &mut bool) {
 }
 
 fn facts(facts: &MediaFacts, stripped: bool) -> String {
-    if !stripped || facts.flags.contains(&"nul_stripped") {
+    if !stripped || facts.flags.iter().any(|flag| flag == NUL_STRIPPED) {
         return json(facts);
     }
     let mut facts = facts.clone();
-    facts.flags.push("nul_stripped");
+    facts.flags.push(NUL_STRIPPED.into());
     facts.flags.sort_unstable();
     json(&facts)
 }

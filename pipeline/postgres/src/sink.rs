@@ -4,8 +4,11 @@ use crate::connect::Lane;
 use crate::errors::fault;
 use crate::identity::PipelineIdentity;
 use crate::redrive::Deferral;
-use crate::{claim, deaths, pause, write};
-use spawn_core::{Assignment, Batch, BoxFuture, Claimed, Fault, Inferred, Pause, Sink, Standing, Written};
+use crate::{claim, deaths, known, pause, write};
+use spawn_core::{
+    Assignment, Batch, BoxFuture, Claimed, ContentHash, Fault, Inferred, Pause, Sink, Standing, Written,
+};
+use std::sync::atomic::AtomicBool;
 
 /// Writes what one pipeline makes.
 #[derive(Debug)]
@@ -16,6 +19,10 @@ pub struct PgSink {
     pub(crate) claimer: Lane,
     /// Ends those who block a claim, and asks whether the pipeline is paused.
     pub(crate) warden: Lane,
+    /// Looks up what is known of contents.
+    pub(crate) reader: Lane,
+    /// Whether that can be asked quickly.
+    pub(crate) contents_indexed: AtomicBool,
     pub(crate) identity: PipelineIdentity,
     pub(crate) spec_hash: [u8; 32],
     /// `spawn.source.id`.
@@ -31,7 +38,8 @@ impl PgSink {
     /// ([`crate::migrate()`]).
     pub async fn open(url: &str, identity: PipelineIdentity) -> Result<Self, Fault> {
         let lane = |work: &str| Lane::new(url, &format!("spawn-{work}-{}", identity.pipeline));
-        let (writer, claimer, warden) = (lane("writer")?, lane("claimer")?, lane("warden")?);
+        let (writer, claimer, warden, reader) =
+            (lane("writer")?, lane("claimer")?, lane("warden")?, lane("reuse")?);
         let spec_hash = identity.spec_hash();
         let opened = claimer.ask(async |connection| {
             sqlx::query_as("SELECT * FROM spawn.open_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
@@ -53,6 +61,8 @@ impl PgSink {
             writer,
             claimer,
             warden,
+            reader,
+            contents_indexed: AtomicBool::new(false),
             identity,
             spec_hash,
             source,
@@ -107,6 +117,10 @@ impl Sink for PgSink {
 
     fn standing(&self) -> BoxFuture<'_, Result<Option<Standing>, Fault>> {
         Box::pin(claim::standing(self))
+    }
+
+    fn known<'a>(&'a self, contents: &'a [ContentHash]) -> BoxFuture<'a, Result<Vec<Inferred>, Fault>> {
+        Box::pin(known::known(self, contents))
     }
 
     fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {

@@ -82,12 +82,12 @@ impl Stage for AudioStage {
         let chunk_starts =
             if cut.chunks.len() > 1 { (0..cut.chunks.len()).map(second).collect() } else { Vec::new() };
         let facts = MediaFacts {
-            media_type: clip.media_type,
+            media_type: clip.media_type.into(),
             duration_seconds: Some(clip.seconds),
             sample_rate: Some(clip.source_rate),
             channels: Some(clip.channels),
             chunk_starts,
-            flags,
+            flags: flags.into_iter().map(Into::into).collect(),
             ..MediaFacts::default()
         };
         let shape = [self.config.window_samples];

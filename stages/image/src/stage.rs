@@ -101,10 +101,10 @@ impl Stage for ImageStage {
                 }],
             }],
             facts: MediaFacts {
-                media_type: format.media_type(),
+                media_type: format.media_type().into(),
                 width: Some(width),
                 height: Some(height),
-                flags,
+                flags: flags.into_iter().map(Into::into).collect(),
                 ..MediaFacts::default()
             },
         })

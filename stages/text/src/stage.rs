@@ -79,12 +79,12 @@ impl Stage for TextStage {
         let kept = ranges.last().map_or(0, |range| range.end);
         let starts = ranges.iter().map(|range| range.start as f64);
         let facts = MediaFacts {
-            media_type: "text/plain",
+            media_type: "text/plain".into(),
             tokens: Some(u32::try_from(kept).unwrap_or(u32::MAX)),
             chunk_starts: if ranges.len() > 1 { starts.collect() } else { Vec::new() },
             flags: [(nul, "nul_stripped"), (truncated, "truncated")]
                 .into_iter()
-                .filter_map(|(set, flag)| set.then_some(flag))
+                .filter_map(|(set, flag)| set.then_some(flag.into()))
                 .collect(),
             ..MediaFacts::default()
         };

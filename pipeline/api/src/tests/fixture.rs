@@ -156,7 +156,7 @@ fn envelope(own: &str, i: usize, claim: spawn_core::Claim) -> Envelope<Inferred>
     let inferred = Inferred {
         chunks: vec![inference],
         pooled: None,
-        facts: MediaFacts { media_type: "text/plain", ..MediaFacts::default() },
+        facts: MediaFacts { media_type: "text/plain".into(), ..MediaFacts::default() },
         provenance: Provenance {
             content: ContentHash::of(id.as_bytes()),
             preparation: "p/1".into(),

@@ -119,7 +119,7 @@ pub(super) fn inferred(content: &str, vectors: &[[f32; DIMENSION]]) -> Inferred 
     Inferred {
         chunks: chunks.collect(),
         pooled: None,
-        facts: MediaFacts { media_type: "text/plain", ..MediaFacts::default() },
+        facts: MediaFacts { media_type: "text/plain".into(), ..MediaFacts::default() },
         provenance: Provenance {
             content: ContentHash::of(content.as_bytes()),
             preparation: "p/1".into(),

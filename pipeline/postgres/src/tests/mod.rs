@@ -8,6 +8,7 @@ mod decisions;
 mod delete;
 mod fixture;
 mod inspecting;
+mod known;
 mod letters;
 mod migrations;
 mod outcomes;

@@ -51,7 +51,7 @@ fn pixels_and_facts_are_pillows() {
         assert_eq!((array.name, &array.shape), ("image", &shape));
         let facts = &prepared.facts;
         let expected = (case.media_type.as_str(), Some(case.width), Some(case.height));
-        assert_eq!((facts.media_type, facts.width, facts.height), expected, "{}", case.file);
+        assert_eq!((&*facts.media_type, facts.width, facts.height), expected, "{}", case.file);
         if most > case.tolerance || mean > 0.4 || facts.flags != case.flags {
             wrong.push(format!(
                 "{} ({}) {}: most {most}, mean {mean:.3}, flags {:?} want {:?}",
