@@ -6,6 +6,7 @@ use crate::budget::{Reservation, Share};
 use crate::claims::Claims;
 use crate::fetch::Fetched;
 use crate::meter::{Meter, State};
+use crate::reuse::{Lookup, Reuse};
 use crate::steps::reached;
 use spawn_core::{Entry, Hold, Rejection, Stage};
 use std::sync::Arc;
@@ -18,15 +19,18 @@ pub struct Decodable {
     pub fetched: Fetched,
     /// Room for what they become.
     pub decoded: Reservation,
+    /// Whether the content was seen before.
+    pub lookup: Lookup,
 }
 
 /// Lets entries pass as memory allows. Stale ones are dropped here, before they cost any work.
-pub async fn admit(
+pub(crate) async fn admit(
     mut entries: Receiver<Entry<Fetched>>,
     out: Sender<Entry<Decodable>>,
     stage: Box<dyn Stage>,
     decoded: Share,
     claims: Claims,
+    reuse: Reuse,
     meter: Arc<Meter>,
 ) {
     while let Some(entry) = meter.during(State::Starved, entries.recv()).await {
@@ -41,8 +45,9 @@ pub async fn admit(
                     None => None,
                     Some(mut fetched) => Some(match footprint(&*stage, &fetched) {
                         Ok(bytes) => {
+                            let lookup = reuse.look_up(fetched.media.content);
                             let decoded = meter.during(State::Blocked, decoded.acquire(bytes)).await;
-                            Ok(Decodable { fetched, decoded })
+                            Ok(Decodable { fetched, decoded, lookup })
                         }
                         Err(rejection) => {
                             // The original value stays until it is written as a dead letter.

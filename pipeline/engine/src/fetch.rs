@@ -5,7 +5,6 @@ use crate::health::{Health, Step, Working};
 use crate::intake::Admitted;
 use crate::meter::Meter;
 use crate::ordered::map_ordered;
-use crate::reuse::{Lookup, Reuse};
 use crate::telemetry::Stats;
 use crate::trial::Suspects;
 use spawn_core::{BoxFuture, Entry, Envelope, Hold, Media, Payload, Refusal};
@@ -58,8 +57,6 @@ pub struct Fetched {
     pub media: Media,
     /// Their share of the raw pool.
     pub raw: Reservation,
-    /// Whether they were seen before.
-    pub lookup: Lookup,
 }
 
 /// Fetches up to `window` payloads at once.
@@ -71,11 +68,10 @@ pub(crate) async fn fetch_ordered(
     meter: Arc<Meter>,
     stats: Arc<Stats>,
     suspects: Suspects,
-    reuse: Reuse,
 ) {
     map_ordered(entries, out, window, meter, move |envelope| {
-        let (fetch, stats, suspects, reuse) = (fetch.clone(), stats.clone(), suspects.clone(), reuse.clone());
-        async move { fetch_one(&*fetch, &stats, &suspects, &reuse, envelope).await }
+        let (fetch, stats, suspects) = (fetch.clone(), stats.clone(), suspects.clone());
+        async move { fetch_one(&*fetch, &stats, &suspects, envelope).await }
     })
     .await;
 }
@@ -84,7 +80,6 @@ async fn fetch_one(
     fetch: &dyn Fetch,
     stats: &Stats,
     suspects: &Suspects,
-    reuse: &Reuse,
     envelope: Envelope<Admitted>,
 ) -> Envelope<Fetched> {
     let (mut rest, work) = envelope.split();
@@ -103,7 +98,7 @@ async fn fetch_one(
         refused => refused,
     };
     let result = match fetched {
-        Ok(media) => Ok(Fetched { lookup: reuse.look_up(media.content), media, raw }),
+        Ok(media) => Ok(Fetched { media, raw }),
         Err(refusal) => {
             rest.holds.push(Hold::new(raw));
             Err(refusal)

@@ -263,10 +263,9 @@ impl Pipeline {
         let (gate, gate_claims, fetch) = (decoded.clone(), claims.clone(), self.fetch);
 
         let mut verbs = JoinSet::new();
-        let window = limits.fetch_window;
         let fetching =
-            fetch_ordered(admitted, fetched_tx, fetch, window, fetch_m, stats_f, suspects, reuse.clone());
-        let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, admit_m);
+            fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f, suspects);
+        let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, reuse.clone(), admit_m);
         let preparing = prepare_ordered(decodable, ready_tx, stage, crew, reuse, prepare_m, stats_p);
         let batching = batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b);
         verbs.spawn(async move { intake.run(admitted_tx).await.map(|()| Verb::Inner) });

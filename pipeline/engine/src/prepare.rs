@@ -52,7 +52,7 @@ struct Workers {
 }
 
 /// Prepares up to two records per worker at once, and keeps twice as many more in order.
-pub async fn prepare_ordered(
+pub(crate) async fn prepare_ordered(
     entries: Receiver<Entry<Decodable>>,
     out: Sender<Entry<Ready>>,
     stage: Box<dyn Stage>,
@@ -69,7 +69,7 @@ pub async fn prepare_ordered(
 
 async fn prepare_one(workers: Arc<Workers>, envelope: Envelope<Decodable>) -> Envelope<Ready> {
     let (mut rest, work) = envelope.split();
-    let Some(Decodable { fetched: Fetched { media, mut raw, mut lookup }, mut decoded }) = work else {
+    let Some(Decodable { fetched: Fetched { media, mut raw }, mut decoded, mut lookup }) = work else {
         return rest.join(None::<Result<_, Rejection>>);
     };
     let kept = rest.record.value.as_ref().map_or(0, |v| v.len());

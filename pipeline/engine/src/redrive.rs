@@ -134,10 +134,17 @@ fn start(
         meter("fetch"),
         stats.clone(),
         Suspects::new(None, 0, stats.clone()),
-        parts.reuse.clone(),
     )));
-    let (stage, gate) = (parts.stage.fork(), parts.decoded.clone());
-    verbs.spawn(inner(admit(fetched, decodable_tx, stage, gate, claims.clone(), meter("admit"))));
+    let (stage, gate, reuse) = (parts.stage.fork(), parts.decoded.clone(), &parts.reuse);
+    verbs.spawn(inner(admit(
+        fetched,
+        decodable_tx,
+        stage,
+        gate,
+        claims.clone(),
+        reuse.clone(),
+        meter("admit"),
+    )));
     let (stage, crew) = (parts.stage.fork(), (parts.crew.clone(), parts.lane));
     verbs.spawn(inner(prepare_ordered(
         decodable,
@@ -155,7 +162,7 @@ fn start(
         lane: parts.lane,
         spec: parts.model.clone(),
         preparation: parts.stage.spec().into(),
-        reuse: parts.reuse.clone(),
+        reuse: reuse.clone(),
         meter: meter("infer"),
         stats: stats.clone(),
     };

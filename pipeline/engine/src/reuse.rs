@@ -1,6 +1,6 @@
 //! Content that was computed before is not computed again.
 //!
-//! Every fetched content is looked up in the sink while the record goes on through the line; nobody waits for the answer. Where it has come
+//! Every content is looked up in the sink while its record goes on through the line; nobody waits for the answer. Where it has come
 //! when the crew takes the record, the record is not decoded; where it has come at the model call, it is not inferred. What is being
 //! computed now, or was a moment ago and may not be written yet, is shared in memory: the same content is with the model once.
 
@@ -176,8 +176,10 @@ async fn answer(mut asks: mpsc::Receiver<Ask>, sink: Arc<dyn Sink>, answer_max: 
                 let known: HashMap<ContentHash, Inferred> =
                     known.into_iter().map(|inferred| (inferred.provenance.content, inferred)).collect();
                 for Ask { content, answer_tx } in waiting.drain(..) {
-                    // Whoever asked may have gone on.
-                    let _gone = known.get(&content).map(|inferred| answer_tx.send(inferred.clone()));
+                    if let Some(inferred) = known.get(&content) {
+                        // Whoever asked may have gone on.
+                        drop(answer_tx.send(inferred.clone()));
+                    }
                 }
             }
             late => {
@@ -239,7 +241,7 @@ mod tests {
 
     fn reuse(takes: Duration) -> (Reuse, Arc<Knowing>) {
         let sink = Arc::new(Knowing { takes, asked: AtomicUsize::new(0) });
-        let stats = Arc::new(Stats::new(&"test".into(), vec![Arc::new(Meter::new("infer"))]));
+        let stats = Arc::new(Stats::new(&Arc::from("test"), vec![Arc::new(Meter::new("infer"))]));
         let (reuse, answering) = Reuse::new(sink.clone(), Duration::from_millis(100), stats);
         tokio::spawn(answering);
         (reuse, sink)
