@@ -119,7 +119,9 @@ section!(
 );
 section!(
     /// `[[pipeline]]`
-    Pipeline { name: String, topic: String, model: String, collection: String, #[serde(default = "live")] lane: String }
+    Pipeline { name: String, topic: String, model: String, collection: String, #[serde(default = "live")] lane: String,
+        #[serde(default)] p95_ms: u64,
+    }
 );
 
 /// The lane of a pipeline that names none.

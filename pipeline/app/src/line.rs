@@ -230,6 +230,7 @@ impl Runtime {
                     ..FailureLimits::default()
                 },
                 drain_max: Duration::from_secs(settings.line.drain_seconds),
+                p95_max: (pipeline.p95_ms > 0).then(|| Duration::from_millis(pipeline.p95_ms)),
                 reuse_within: settings.reuse.enabled.then(|| Duration::from_millis(settings.reuse.answer_ms)),
                 stuck_after: Duration::from_secs(settings.health.stuck_seconds),
             },

@@ -1,12 +1,13 @@
 //! Entries become commit units.
 //!
 //! A unit is what one transaction writes: a window of a few model calls. It leaves when it is full, when its first record has waited
-//! for the linger time, when somebody wants it flushed, or when memory runs short - but never before there is a place for it
+//! for the linger time (which a limit on the time of records stretches and shortens, see `pace`), when somebody wants it flushed, or when memory runs short - but never before there is a place for it
 //! downstream, so that it goes on growing for as long as it would only wait there.
 
 use crate::budget::Share;
 use crate::claims::Claims;
 use crate::meter::{Meter, State};
+use crate::pace::Pace;
 use crate::prepare::Ready;
 use crate::steps::reached;
 use crate::telemetry::Stats;
@@ -30,16 +31,16 @@ pub struct UnitLimits {
 }
 
 /// Cuts units until the input ends.
-pub async fn batched(
+pub(crate) async fn batched(
     mut entries: Receiver<Entry<Ready>>,
     out: Sender<Batch<Ready>>,
-    limits: UnitLimits,
+    (limits, pace): (UnitLimits, Arc<Pace>),
     decoded: Share,
     claims: Claims,
     meter: Arc<Meter>,
     stats: Arc<Stats>,
 ) {
-    let mut unit = Unit::new(limits, claims);
+    let mut unit = Unit::new(limits, pace, claims);
     let mut reason = None;
     let mut open = true;
     while open || !unit.is_empty() {
@@ -71,6 +72,7 @@ pub async fn batched(
 /// The unit that is growing, and how far each partition was cut.
 struct Unit {
     limits: UnitLimits,
+    pace: Arc<Pace>,
     claims: Claims,
     entries: Vec<Entry<Ready>>,
     since: Instant,
@@ -82,9 +84,10 @@ struct Unit {
 }
 
 impl Unit {
-    fn new(limits: UnitLimits, claims: Claims) -> Self {
+    fn new(limits: UnitLimits, pace: Arc<Pace>, claims: Claims) -> Self {
         Self {
             limits,
+            pace,
             claims,
             entries: Vec::new(),
             since: Instant::now(),
@@ -101,7 +104,7 @@ impl Unit {
     }
 
     fn is_full(&self) -> bool {
-        self.records >= self.limits.records_max
+        self.records >= self.pace.records_max()
             || self.chunks >= self.limits.chunks_max
             || self.bytes >= self.limits.bytes_max
     }
@@ -117,7 +120,7 @@ impl Unit {
     }
 
     fn deadline(&self) -> Instant {
-        self.since + self.limits.linger
+        self.since + self.pace.linger()
     }
 
     fn push(&mut self, entry: Entry<Ready>) {
@@ -188,7 +191,7 @@ mod tests {
             bytes_max: 1 << 20,
             linger: Duration::from_secs(1),
         };
-        Unit::new(limits, claims)
+        Unit::new(limits, Arc::new(Pace::new(&limits)), claims)
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! live work for a share of the time. While live work is later than its limit, bulk gets that share and no more, also where live work
 //! leaves gaps: its calls wait, its queues fill, and its reading pauses.
 
+use crate::pace::Seen;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -125,15 +126,20 @@ impl Lateness {
         late.lag = late.lag.max(age);
     }
 
-    /// Whether the pipeline is later than its limits. Without news it is what it was for as long as it has work.
-    pub(crate) fn look(&self, rules: &LaneRules, has_work: bool) -> bool {
+    /// What was seen since the last look.
+    pub(crate) fn seen(&self) -> Seen {
         let mut late = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut took, lag) = (std::mem::take(&mut late.took), std::mem::take(&mut late.lag));
         took.sort_unstable();
-        let p95 = took.get(took.len() * 95 / 100).copied();
-        late.over = match p95 {
-            None if lag.is_zero() => late.over && has_work,
-            p95 => lag > rules.live_lag_max || p95.is_some_and(|p95| p95 > rules.live_p95_max),
+        Seen { p95: took.get(took.len() * 95 / 100).copied(), lag }
+    }
+
+    /// Whether the pipeline is later than its limits. Without news it is what it was for as long as it has work.
+    pub(crate) fn judge(&self, seen: Seen, rules: &LaneRules, has_work: bool) -> bool {
+        let mut late = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        late.over = match seen.p95 {
+            None if seen.lag.is_zero() => late.over && has_work,
+            p95 => seen.lag > rules.live_lag_max || p95.is_some_and(|p95| p95 > rules.live_p95_max),
         };
         late.over
     }
@@ -207,15 +213,16 @@ mod tests {
     #[test]
     fn lateness_is_told_by_either_limit_and_ends() {
         let (late, rules) = (Lateness::default(), LaneRules::default());
+        let look = |has_work| late.judge(late.seen(), &rules, has_work);
         (0..90).for_each(|_| late.written(MS));
         (0..10).for_each(|_| late.written(3000 * MS));
-        assert!(late.look(&rules, true));
-        assert!(late.look(&rules, true), "no news");
-        assert!(!late.look(&rules, false), "nothing to be late with");
+        assert!(look(true));
+        assert!(look(true), "no news");
+        assert!(!look(false), "nothing to be late with");
         late.taken(6000 * MS);
-        assert!(late.look(&rules, true));
+        assert!(look(true));
         late.taken(MS);
         late.written(MS);
-        assert!(!late.look(&rules, true));
+        assert!(!look(true));
     }
 }

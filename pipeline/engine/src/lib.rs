@@ -36,6 +36,7 @@ pub mod intake;
 pub mod lanes;
 pub mod meter;
 pub mod ordered;
+mod pace;
 mod pause;
 pub mod pipeline;
 pub mod prepare;

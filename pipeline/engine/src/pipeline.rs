@@ -13,6 +13,7 @@ use crate::infer::Infer;
 use crate::intake::Intake;
 use crate::lanes::Lane;
 use crate::meter::{Meter, MeterReading};
+use crate::pace::{Governor, Pace};
 use crate::pause::Pausing;
 use crate::prepare::prepare_ordered;
 use crate::redrive::{Deferred, redrive};
@@ -44,6 +45,8 @@ pub struct Limits {
     pub failures: FailureLimits,
     /// Longest time from the stop to the end; what is not written by then is read again by the next owner.
     pub drain_max: Duration,
+    /// What 95 of 100 records may take from timestamp to commit; units wait and grow as far as that allows. None: as `unit` says.
+    pub p95_max: Option<Duration>,
     /// How long an answer of the sink may take to what it knows of a content; none: everything is computed.
     pub reuse_within: Option<Duration>,
     /// A step that has work and finishes nothing for so long is stuck.
@@ -267,7 +270,10 @@ impl Pipeline {
             fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f, suspects);
         let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, reuse.clone(), admit_m);
         let preparing = prepare_ordered(decodable, ready_tx, stage, crew, reuse, prepare_m, stats_p);
-        let batching = batched(ready, unit_tx, limits.unit, decoded, claims, batch_m, stats_b);
+        let pace = Arc::new(Pace::new(&limits.unit));
+        let governor = limits.p95_max.map(|p95_max| Governor { p95_max, widest: limits.unit });
+        let batching =
+            batched(ready, unit_tx, (limits.unit, pace.clone()), decoded, claims, batch_m, stats_b);
         verbs.spawn(async move { intake.run(admitted_tx).await.map(|()| Verb::Inner) });
         verbs.spawn(inner(fetching));
         verbs.spawn(inner(admitting));
@@ -284,7 +290,7 @@ impl Pipeline {
             verbs.spawn(async move { second.await.map(|()| Verb::Inner) });
         }
         verbs.spawn(async move {
-            report(stats_r, queues, budgets, watched, Duration::from_secs(1)).await;
+            report(stats_r, queues, budgets, watched, (governor, pace), Duration::from_secs(1)).await;
             Ok(Verb::Inner)
         });
         verbs

@@ -12,6 +12,7 @@ use crate::health::retry;
 use crate::infer::Infer;
 use crate::intake::admit_raw;
 use crate::meter::Meter;
+use crate::pace::Pace;
 use crate::pipeline::{Parts, QUEUE_ITEMS};
 use crate::prepare::prepare_ordered;
 use crate::telemetry::{Stats, redrive_settled, redrive_waiting};
@@ -155,7 +156,8 @@ fn start(
         meter("prepare"),
         stats.clone(),
     )));
-    let (limits, pressed) = (parts.limits.unit, parts.decoded.clone());
+    let (unit, pressed) = (parts.limits.unit, parts.decoded.clone());
+    let limits = (unit, Arc::new(Pace::new(&unit)));
     verbs.spawn(inner(batched(ready, unit_tx, limits, pressed, claims, meter("batch"), stats.clone())));
     let infer = Infer {
         device: parts.device.clone(),

@@ -5,6 +5,7 @@ use crate::device::DeviceHandle;
 use crate::health::Health;
 use crate::lanes::{Lane, Lateness};
 use crate::meter::{Meter, MeterReading};
+use crate::pace::{Governor, Pace};
 use metrics::{counter, gauge, histogram};
 use spawn_core::{Hold, Outcome};
 use std::sync::Arc;
@@ -185,12 +186,14 @@ pub(crate) fn redrive_settled(pipeline: &str, outcome: Option<Outcome>) {
         .increment(1);
 }
 
-/// Publishes what must be sampled: shares of time per verb over the last interval, queue fill, budgets. Runs until dropped.
-pub async fn report(
+/// Publishes what must be sampled: shares of time per verb over the last interval, queue fill, budgets; and looks whether records are on
+/// time. Runs until dropped.
+pub(crate) async fn report(
     stats: Arc<Stats>,
     queues: Vec<(&'static str, QueueProbe)>,
     budgets: Vec<Share>,
     watched: Watched,
+    (governor, pace): (Option<Governor>, Arc<Pace>),
     every: Duration,
 ) {
     let mut earlier: Vec<MeterReading> = stats.meters.iter().map(|m| m.read()).collect();
@@ -217,9 +220,15 @@ pub async fn report(
             gauge!("spawn_stage_oldest_seconds", "pipeline" => pipeline.clone(), "stage" => step.step.name())
                 .set(step.oldest.as_secs_f64());
         }
+        let seen = stats.late.seen();
+        if let Some(governor) = &governor {
+            governor.look(seen, &pace);
+        }
+        gauge!("spawn_batch_linger_seconds", "pipeline" => pipeline.clone()).set(pace.linger().as_secs_f64());
+        gauge!("spawn_batch_limit_items", "pipeline" => pipeline.clone()).set(pace.records_max() as f64);
         if watched.lane == Lane::Live {
             let has_work = stats.in_flight.load(Relaxed) > 0;
-            let late = stats.late.look(&watched.device.rules(), has_work);
+            let late = stats.late.judge(seen, &watched.device.rules(), has_work);
             let yields = watched.device.tell_late(&stats.pipeline, late);
             gauge!("spawn_lane_late", "pipeline" => pipeline.clone()).set(f64::from(u8::from(late)));
             gauge!("spawn_lane_bulk_yields").set(f64::from(u8::from(yields)));

@@ -238,6 +238,7 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
             unit,
             failures: FailureLimits { percent_max: 100, ..FailureLimits::default() },
             drain_max: Duration::from_secs(5),
+            p95_max: None,
             reuse_within: None,
             stuck_after: Duration::from_secs(30),
         },

@@ -189,6 +189,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
             unit,
             failures: FailureLimits::default(),
             drain_max: Duration::from_secs(5),
+            p95_max: None,
             reuse_within: None,
             stuck_after: LIMIT,
         },
