@@ -75,9 +75,11 @@ pub enum Command {
         after_help = "Examples:\n  spawn results\n  spawn results 0123456789abcdef0123456789abcdef\n  spawn results --modality audio --limit 5"
     )]
     Results(Results),
-    /// List the models with their golden check.
-    #[command(after_help = "Examples:\n  spawn models\n  spawn models --json")]
-    Models,
+    /// List the models with their golden check, or make one smaller and faster.
+    #[command(
+        after_help = "Examples:\n  spawn models\n  spawn models --json\n  spawn models quantize minilm-l6"
+    )]
+    Models(Models),
     /// Tell what Spawn would make of files, without Kafka, database or model.
     #[command(after_help = "Examples:\n  spawn probe photo.jpg broken.png\n  spawn probe --json clip.flac")]
     Probe(Files),
@@ -145,7 +147,7 @@ impl Command {
     pub fn runs_models(&self) -> bool {
         match self {
             Self::Search(search) => !is_id(&search.query),
-            Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models | Self::Embed(_) => true,
+            Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models(_) | Self::Embed(_) => true,
             Self::Doctor | Self::Bench(_) | Self::Explain(_) | Self::Trial => true,
             _ => false,
         }
@@ -155,6 +157,37 @@ impl Command {
 /// Whether a query is the public id of an item.
 pub fn is_id(query: &str) -> bool {
     query.len() == 32 && query.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// `spawn models`
+#[derive(Args, Debug)]
+pub struct Models {
+    /// Without it: the list.
+    #[command(subcommand)]
+    pub action: Option<ModelsAction>,
+}
+
+/// What can be done with models.
+#[derive(Subcommand, Debug)]
+pub enum ModelsAction {
+    /// Round the weights of linear layers to 8 bits, for the CPU: a new model beside the old one.
+    #[command(
+        after_help = "Examples:\n  spawn models quantize minilm-l6\n  spawn models quantize minilm-l6 --name minilm-small --cosine-min 0.995"
+    )]
+    Quantize(Quantize),
+}
+
+/// `spawn models quantize`
+#[derive(Args, Debug)]
+pub struct Quantize {
+    /// Its folder below models.dir.
+    pub model: String,
+    /// Folder and name of the new model; the old name and `-int8` without it.
+    #[arg(long, value_name = "NAME", env = "SPAWN_MODELS_QUANTIZE_NAME")]
+    pub name: Option<String>,
+    /// Least cosine, 0.9 to 1, between its vectors and the golden ones. Below it the model is refused, now and at every start.
+    #[arg(long, value_name = "COSINE", env = "SPAWN_MODELS_QUANTIZE_COSINE_MIN", default_value_t = 0.99)]
+    pub cosine_min: f64,
 }
 
 /// `spawn top`

@@ -53,11 +53,7 @@ pub struct Runtime {
 /// Loads and verifies the models of these pipelines.
 pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<Vec<LoadedModel>> {
     let device = settings.models.device.parse().or_exit(Code::Config)?;
-    let intra_op = match settings.line.intra_op_threads {
-        0 => spawn_torch::cores_granted().div_ceil(callers(settings)),
-        n => n,
-    };
-    spawn_torch::init(spawn_torch::Threads { intra_op }).or_exit(Code::Unavailable)?;
+    init_torch(settings)?;
     let mut names: Vec<&str> = pipelines.iter().map(|p| p.model.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -69,6 +65,15 @@ pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outco
             Ok(LoadedModel { manifest, folder, model })
         })
         .collect()
+}
+
+/// Gives libtorch its threads. To be called before the first model is loaded.
+pub fn init_torch(settings: &Settings) -> Outcome {
+    let intra_op = match settings.line.intra_op_threads {
+        0 => spawn_torch::cores_granted().div_ceil(callers(settings)),
+        n => n,
+    };
+    spawn_torch::init(spawn_torch::Threads { intra_op }).or_exit(Code::Unavailable)
 }
 
 /// Model calls at once on a CPU.

@@ -1,4 +1,5 @@
 #include "linear.h"
+#include "int8.h"
 
 #include <ATen/Functions.h>
 #include <torch/csrc/jit/ir/constants.h>
@@ -11,8 +12,8 @@ namespace jit = torch::jit;
 
 namespace {
 
-// The weights of a linear layer in oneDNN's own layout, if they are constants that it takes.
-std::optional<at::Tensor> packed_weight(const jit::Node &node) {
+// The weights of a linear layer `[outputs, inputs]`, if weights and bias are constants and the weights plain f32 numbers on the CPU.
+std::optional<at::Tensor> constant_weight(const jit::Node &node) {
   auto weight = jit::toIValue(node.input(1));
   auto bias = jit::toIValue(node.input(2));
   if (!weight || !weight->isTensor() || !bias) {
@@ -22,7 +23,7 @@ std::optional<at::Tensor> packed_weight(const jit::Node &node) {
   if (!tensor.device().is_cpu() || tensor.layout() != at::kStrided || tensor.scalar_type() != at::kFloat || tensor.dim() != 2) {
     return std::nullopt;
   }
-  return tensor.detach().to_mkldnn();
+  return tensor.detach();
 }
 
 // The exact `gelu` that is the only use of `value`, or null.
@@ -38,11 +39,10 @@ jit::Node *gelu_after(const jit::Value &value) {
   return approximate && approximate->isString() && approximate->toStringRef() == "none" ? user : nullptr;
 }
 
-void replace(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
-  jit::WithInsertPoint here(&linear);
+void by_onednn(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
   // An ordinary constant cannot hold a tensor without storage.
   auto *constant = graph.insertNode(graph.create(c10::prim::ConstantMKLDNNTensor));
-  constant->t_(c10::attr::value, weight);
+  constant->t_(c10::attr::value, weight.to_mkldnn());
   auto *gelu = gelu_after(*linear.output());
   auto *attribute = graph.insertConstant(gelu ? "gelu" : "none");
   auto *algorithm = gelu ? graph.insertConstant("none") : graph.insertConstant(c10::IValue());
@@ -54,15 +54,27 @@ void replace(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
   (gelu ? gelu : &linear)->output()->replaceAllUsesWith(output);
 }
 
-size_t visit(jit::Graph &graph, jit::Block &block) {
+void by_int8(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
+  // An output whose weights are all zero keeps them.
+  auto scale = weight.abs().amax(1).div(127.0).clamp_min(1e-30);
+  auto rounded = weight.div(scale.unsqueeze(1)).round().to(at::kChar);
+  auto *output = graph.insert(c10::Symbol::fromQualString("spawn::linear_int8"),
+                              {linear.input(0), graph.insertConstant(rounded), graph.insertConstant(scale), linear.input(2)});
+  linear.output()->replaceAllUsesWith(output);
+}
+
+using Replace = void (*)(jit::Graph &, jit::Node &, const at::Tensor &);
+
+size_t visit(jit::Graph &graph, jit::Block &block, Replace replace) {
   size_t count = 0;
   std::vector<jit::Node *> nodes(block.nodes().begin(), block.nodes().end());
   for (auto *node : nodes) {
     for (auto *inner : node->blocks()) {
-      count += visit(graph, *inner);
+      count += visit(graph, *inner, replace);
     }
     if (node->kind() == c10::aten::linear) {
-      if (auto weight = packed_weight(*node)) {
+      if (auto weight = constant_weight(*node)) {
+        jit::WithInsertPoint here(node);
         replace(graph, *node, *weight);
         ++count;
       }
@@ -71,11 +83,18 @@ size_t visit(jit::Graph &graph, jit::Block &block) {
   return count;
 }
 
-} // namespace
-
-size_t linear_by_onednn(jit::Graph &graph) {
-  auto count = visit(graph, *graph.block());
+size_t replace_all(jit::Graph &graph, Replace replace) {
+  auto count = visit(graph, *graph.block(), replace);
   // The old nodes, with nobody left to use them.
   jit::EliminateDeadCode(graph.block());
   return count;
+}
+
+} // namespace
+
+size_t linear_by_onednn(jit::Graph &graph) { return replace_all(graph, by_onednn); }
+
+size_t linear_by_int8(jit::Graph &graph) {
+  register_int8();
+  return replace_all(graph, by_int8);
 }

@@ -94,7 +94,15 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
       module = torch::jit::optimize_for_inference(module);
     }
     size_t linears = 0;
-    if (options->onednn && device.is_cpu()) {
+    if (options->int8) {
+      if (!device.is_cpu()) {
+        throw std::invalid_argument("dtype int8 runs on the CPU; use the f32 model on a GPU");
+      }
+      linears = linear_by_int8(*module.get_method("forward").graph());
+      if (linears == 0) {
+        throw std::invalid_argument("dtype int8: the module has no linear layer with constant f32 weights");
+      }
+    } else if (options->onednn && device.is_cpu()) {
       linears = linear_by_onednn(*module.get_method("forward").graph());
     }
     return new spawn_module{std::move(module), device, linears};

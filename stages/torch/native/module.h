@@ -31,6 +31,7 @@ struct spawn_options {
   int32_t cuda; // device index, or -1 for the CPU
   bool freeze;
   bool onednn;
+  bool int8;
   bool optimise;
   bool profiling;
 };

@@ -22,7 +22,7 @@ pub struct Manifest {
     pub modality: Modality,
     /// How `model.pt` was saved.
     pub format: Format,
-    /// Number type of the computation: `f32`, `bf16`, `f16` or `int8`.
+    /// Number type of the computation: `f32`, `bf16`, `f16`, or `int8` for linear layers in 8-bit integers on the CPU.
     pub dtype: String,
     /// Elements of the embedding, 1 to 4000.
     pub dimension: usize,

@@ -67,7 +67,7 @@ impl TorchModel {
         let device = resolve(device)?;
         let cuda = if let Device::Cuda(index) = device { Some(index) } else { None };
         let path = dir.join("model.pt");
-        let module = Module::load(&path, Options { cuda, tuning })
+        let module = Module::load(&path, Options { cuda, int8: manifest.dtype == "int8", tuning })
             .map_err(|detail| LoadError::Module { path, detail })?;
         let spec = ModelSpec {
             name: manifest.name.as_str().into(),

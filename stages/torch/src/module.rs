@@ -28,6 +28,8 @@ pub(crate) struct Output {
 pub(crate) struct Options {
     /// GPU, or the CPU.
     pub(crate) cuda: Option<u8>,
+    /// Linear layers in 8-bit integers.
+    pub(crate) int8: bool,
     pub(crate) tuning: Tuning,
 }
 
@@ -47,6 +49,7 @@ impl Module {
             cuda: options.cuda.map_or(-1, i32::from),
             freeze: options.tuning.freeze,
             onednn: options.tuning.onednn,
+            int8: options.int8,
             optimise: options.tuning.optimise,
             profiling: options.tuning.profiling,
         };
@@ -56,7 +59,7 @@ impl Module {
         NonNull::new(module).map(Self).ok_or_else(|| "no module".into())
     }
 
-    /// How many linear layers run by oneDNN.
+    /// How many linear layers run by oneDNN, or in 8-bit integers.
     pub(crate) fn linears(&self) -> usize {
         // SAFETY: made by `spawn_module_load` and not yet freed.
         unsafe { ffi::spawn_module_linears(self.0.as_ptr()) }
@@ -186,6 +189,7 @@ mod ffi {
         pub(super) cuda: i32,
         pub(super) freeze: bool,
         pub(super) onednn: bool,
+        pub(super) int8: bool,
         pub(super) optimise: bool,
         pub(super) profiling: bool,
     }

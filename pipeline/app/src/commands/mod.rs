@@ -22,6 +22,7 @@ mod index;
 mod ingest;
 mod migrate;
 mod models;
+mod models_quantize;
 mod pipelines;
 mod probe;
 mod results;
@@ -32,7 +33,7 @@ mod worker;
 
 pub(crate) use api::infos as model_infos;
 
-use crate::cli::{Bench, Command, Config, Dlq};
+use crate::cli::{Bench, Command, Config, Dlq, Models, ModelsAction};
 use crate::config::Loaded;
 use crate::exit::{Code, OrExit, Outcome};
 use crate::output::Output;
@@ -49,7 +50,10 @@ pub async fn run(command: Command, loaded: Loaded, out: Output) -> Outcome {
         Command::Ingest(args) => ingest::run(args, settings, out).await,
         Command::Search(args) => search::run(args, settings, out).await,
         Command::Results(args) => results::run(args, settings, out).await,
-        Command::Models => models::run(settings, out),
+        Command::Models(Models { action: None }) => models::run(settings, out),
+        Command::Models(Models { action: Some(ModelsAction::Quantize(args)) }) => {
+            models_quantize::run(args, settings, out)
+        }
         Command::Probe(args) => probe::run(args, settings, out),
         Command::Embed(args) => embed::run(args, settings, out).await,
         Command::Audit(args) => audit::run(args, settings, out).await,

@@ -4,7 +4,7 @@ use crate::{Device, LoadError, Manifest, TorchModel, Tuning};
 use spawn_core::{Features, Modality, Model};
 use std::path::{Path, PathBuf};
 
-/// Every folder with a manifest in the models' folder; there must be some.
+/// Every folder with a manifest in the models' folder, but for those that an operator has quantised; there must be some.
 fn models() -> Vec<PathBuf> {
     let folder = std::env::var_os("SPAWN_MODELS").map(PathBuf::from).unwrap_or_else(|| {
         let root = PathBuf::from("/var/cache/spawn");
@@ -14,7 +14,8 @@ fn models() -> Vec<PathBuf> {
         home.filter(|_| !is_root).unwrap_or(root).join("models")
     });
     let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let models: Vec<PathBuf> = entries.filter(|path| path.join("model.toml").is_file()).collect();
+    let shipped = |path: &PathBuf| Manifest::read(path).is_ok_and(|manifest| manifest.dtype == "f32");
+    let models: Vec<PathBuf> = entries.filter(shipped).collect();
     assert!(
         !models.is_empty(),
         "no models in {}: run `make test`, which installs them, or name their folder in SPAWN_MODELS",
@@ -83,4 +84,31 @@ fn a_shipped_model_with_other_weights_is_refused() {
     let error = TorchModel::load(temporary.path(), &Device::Cpu).err().unwrap();
     // The archive has checksums: libtorch itself may refuse it before the golden vectors do.
     assert!(matches!(error, LoadError::Golden { .. } | LoadError::Module { .. }), "{error}");
+}
+
+#[test]
+fn in_eight_bits_a_text_model_says_nearly_the_same_whatever_its_neighbours() {
+    let text = |dir: &PathBuf| Manifest::read(dir).unwrap().modality == Modality::Text;
+    let original = models().into_iter().find(text).expect("a text model is shipped");
+    let folder = tempfile::tempdir().unwrap();
+    copy(&original, folder.path());
+    let manifest = folder.path().join("model.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap().replacen("dtype = \"f32\"", "dtype = \"int8\"", 1);
+    std::fs::write(&manifest, &text).unwrap();
+    // The gate of the f32 model is too narrow for it.
+    let refused = TorchModel::load(folder.path(), &Device::Cpu);
+    assert!(matches!(refused, Err(LoadError::Golden { .. })), "{refused:?}");
+
+    std::fs::write(&manifest, text.replace("cosine_min = 0.99999", "cosine_min = 0.99")).unwrap();
+    let mut model = TorchModel::load(folder.path(), &Device::Cpu).unwrap();
+    let exact = TorchModel::load(&original, &Device::Cpu).unwrap();
+    assert_eq!(model.onednn_linears(), exact.onednn_linears());
+    assert_ne!(model.spec().id(), exact.spec().id(), "its vectors go into a generation of their own");
+    let examples: Vec<Features> = model.examples().cloned().collect();
+    let together = model.infer(&examples.iter().collect::<Vec<_>>()).unwrap();
+    for (example, together) in examples.iter().zip(&together) {
+        let alone = model.infer(&[example]).unwrap().remove(0).embedding.unwrap();
+        let cosine = alone.cosine(together.embedding.as_ref().unwrap().as_slice());
+        assert!(cosine > 0.9999, "{cosine}");
+    }
 }

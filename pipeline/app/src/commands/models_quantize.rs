@@ -1,0 +1,122 @@
+//! `spawn models quantize`: the same weights in 8-bit integers, as a model of their own.
+//!
+//! A new folder, because it makes other vectors: they go into a generation of their own beside the old one, and the way back is a switch.
+
+use crate::cli::Quantize;
+use crate::config::Settings;
+use crate::exit::{Code, Failure, OrExit, Outcome};
+use crate::line::init_torch;
+use crate::output::Output;
+use crate::registry;
+use serde_json::json;
+use spawn_core::{Features, Model};
+use spawn_torch::TorchModel;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use toml_edit::{DocumentMut, value};
+
+/// Measured in turn, so that both see the same machine.
+const ROUNDS: usize = 7;
+/// Of one round, at least.
+const ROUND: Duration = Duration::from_millis(500);
+const COSINES: std::ops::RangeInclusive<f64> = 0.9..=1.0;
+
+pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
+    let (manifest, folder) = registry::manifest(&settings, &args.model)?;
+    let name = args.name.unwrap_or_else(|| format!("{}-int8", manifest.name));
+    let target = settings.models.dir.join(&name);
+    if manifest.dtype != "f32" {
+        let text = format!("{}: dtype = \"{}\"; only f32 models are quantised", args.model, manifest.dtype);
+        return Err(Failure::new(Code::Data, text));
+    }
+    if !COSINES.contains(&args.cosine_min) {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("--cosine-min {}: 0.9 to 1 are accepted", args.cosine_min),
+        ));
+    }
+    if target.exists() {
+        let text = format!("{} is there already; remove it or choose another --name", target.display());
+        return Err(Failure::new(Code::Data, text));
+    }
+    init_torch(&settings)?;
+    let cpu = spawn_torch::Device::Cpu;
+    let mut before = TorchModel::load(&folder, &cpu).or_exit(Code::Data)?;
+    let made = tempfile::Builder::new().prefix(".quantize-").tempdir_in(&settings.models.dir)?;
+    copy(&folder, made.path())?;
+    rewrite(&made.path().join("model.toml"), &name, args.cosine_min)?;
+    let mut after = TorchModel::load(made.path(), &cpu).or_exit(Code::Data)?;
+    let examples: Vec<Features> = before.examples().cloned().collect();
+    let (slow, fast) = compare(&mut before, &mut after, &examples)?;
+    let version = after.spec().version.clone();
+    let cosine = after.golden().cosine_min;
+    drop(after);
+    let made = made.keep();
+    // Readable as any other model: a temporary folder is only its owner's.
+    std::fs::set_permissions(&made, std::fs::metadata(&folder)?.permissions())?;
+    std::fs::rename(&made, &target)?;
+    if out.json {
+        out.json(
+            "quantize",
+            json!({
+                "name": name, "folder": target, "version": version, "cosine_min": cosine, "chunks_per_second": {"f32": slow, "int8": fast},
+                "ratio": fast / slow,
+            }),
+        );
+        return Ok(());
+    }
+    out.line(format_args!("{name} {} in {}", &version[..12], target.display()));
+    out.line(format_args!("golden vectors: cosine >= {cosine:.5} to those of {}", args.model));
+    out.line(format_args!("{fast:.0} chunks/s against {slow:.0} in f32: {:.2} times", fast / slow));
+    out.line(format_args!(
+        "to use it, give a pipeline another name and topic or collection, and `model = \"{name}\"`: it fills a generation of its own"
+    ));
+    Ok(())
+}
+
+/// Every file of a model folder, one level of folders deep at most as models have it.
+fn copy(from: &Path, to: &Path) -> Outcome {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Name, number type and the parity gate; everything else stays as it is, comments too.
+fn rewrite(path: &Path, name: &str, cosine_min: f64) -> Outcome {
+    let text = std::fs::read_to_string(path)?;
+    let mut manifest: DocumentMut = text.parse().or_exit(Code::Config)?;
+    manifest["name"] = value(name);
+    manifest["dtype"] = value("int8");
+    manifest["golden"]["cosine_min"] = value(cosine_min);
+    std::fs::write(path, manifest.to_string())?;
+    Ok(())
+}
+
+/// Chunks a second of both, medians of rounds in turn.
+fn compare(before: &mut TorchModel, after: &mut TorchModel, examples: &[Features]) -> Outcome<(f64, f64)> {
+    let chunks: Vec<&Features> = examples.iter().cycle().take(before.spec().chunks_max.min(32)).collect();
+    let mut rates = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (model, rates) in [&mut *before, &mut *after].into_iter().zip(&mut rates) {
+            let (started, mut calls) = (Instant::now(), 0);
+            while calls == 0 || started.elapsed() < ROUND {
+                model.infer(&chunks).or_exit(Code::Data)?;
+                calls += 1;
+            }
+            rates.push((calls * chunks.len()) as f64 / started.elapsed().as_secs_f64());
+        }
+    }
+    let [slow, fast] = rates.map(|mut rates| {
+        rates.sort_by(f64::total_cmp);
+        rates[ROUNDS / 2]
+    });
+    Ok((slow, fast))
+}

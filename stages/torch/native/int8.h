@@ -1,0 +1,5 @@
+// A linear layer in 8-bit integers.
+#pragma once
+
+// Makes `spawn::linear_int8` known to TorchScript, once in a process.
+void register_int8();
