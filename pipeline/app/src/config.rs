@@ -304,8 +304,8 @@ impl Settings {
         if let Some(p) = self.pipeline.iter().find(|p| !["live", "bulk"].contains(&p.lane.as_str())) {
             bail!("pipeline `{}` has lane `{}`; it must be live or bulk", p.name, p.lane);
         }
-        if !(0.01..=1.0).contains(&self.lanes.bulk_share) {
-            bail!("lanes.bulk_share is {}; it must be between 0.01 and 1", self.lanes.bulk_share);
+        if !(0.01..=0.9).contains(&self.lanes.bulk_share) {
+            bail!("lanes.bulk_share is {}; it must be between 0.01 and 0.9", self.lanes.bulk_share);
         }
         for (key, seconds) in [
             ("lanes.live_p95_seconds", self.lanes.live_p95_seconds),

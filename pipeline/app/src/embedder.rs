@@ -8,6 +8,7 @@ use spawn_core::{
 use spawn_engine::{Crew, DeviceHandle, Lane, Share};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Stage and model of each modality, ready for single items.
 #[derive(Clone)]
@@ -56,6 +57,17 @@ impl Embedder {
         bytes: Bytes,
         hint: Option<String>,
     ) -> Result<Inferred, Refused> {
+        self.embed_timed(modality, bytes, hint).await.map(|(inferred, _)| inferred)
+    }
+
+    /// The same with the time that preparing and inferring took, waits included.
+    pub async fn embed_timed(
+        &self,
+        modality: Modality,
+        bytes: Bytes,
+        hint: Option<String>,
+    ) -> Result<(Inferred, [Duration; 2]), Refused> {
+        let started = Instant::now();
         let system = |detail: String| Refused::System(detail);
         let Some((_, spec)) = self.by_modality.get(&modality) else {
             return Err(system(format!("no pipeline has a model for {modality}")));
@@ -78,6 +90,7 @@ impl Embedder {
         };
         let (prepared, preparation): (_, Arc<str>) =
             self.crew.run(Lane::Live, prepare).await.map_err(system)?.map_err(Refused::Media)?;
+        let prepared_at = Instant::now();
         let answers =
             spawn_engine::infer::plan(&prepared.chunks.iter().map(|c| c.length()).collect::<Vec<_>>(), &spec);
         let mut chunks: Vec<Option<Inference>> = (0..prepared.chunks.len()).map(|_| None).collect();
@@ -85,7 +98,7 @@ impl Embedder {
             let features = call.iter().map(|i| prepared.chunks[*i].clone()).collect();
             let answer = self
                 .device
-                .infer(Lane::Live, &spec.name, features)
+                .infer(Lane::Live, &spec.name, features, None)
                 .await
                 .map_err(|f| system(f.to_string()))?;
             for (i, result) in call.into_iter().zip(answer.results) {
@@ -96,7 +109,8 @@ impl Embedder {
         let chunks: Vec<Inference> = chunks.into_iter().flatten().collect();
         let pooled = spec.pooling.pool(&chunks);
         let provenance = Provenance { content, preparation, model: spec.id(), dtype: spec.dtype.clone() };
-        Ok(Inferred { chunks, pooled, facts: prepared.facts, provenance })
+        let took = [prepared_at - started, prepared_at.elapsed()];
+        Ok((Inferred { chunks, pooled, facts: prepared.facts, provenance }, took))
     }
 }
 

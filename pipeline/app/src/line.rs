@@ -130,7 +130,8 @@ impl Runtime {
             0 => spawn_torch::cores_granted(),
             n => n,
         };
-        let crew = Crew::new(workers).map_err(|e| Failure::new(Code::Unavailable, e))?;
+        let crew =
+            Crew::new(workers, settings.lanes.bulk_share).map_err(|e| Failure::new(Code::Unavailable, e))?;
         let mut models = BTreeMap::new();
         let mut boxed: Vec<Box<dyn spawn_core::Model>> = Vec::new();
         let loaded = load_models(&settings, pipelines)?;

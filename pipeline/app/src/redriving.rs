@@ -1,6 +1,7 @@
 //! Joins the deferred records of the store to the line: what comes back is parsed like what was polled.
 
 use spawn_core::{Body, BoxFuture, Envelope, Fault, Inferred, Outcome, Payload};
+use spawn_engine::redrive::Taken;
 use spawn_kafka::job::{Raw, parse};
 use spawn_postgres::Redrive;
 
@@ -8,8 +9,12 @@ use spawn_postgres::Redrive;
 pub(crate) struct Redriving(pub(crate) Redrive);
 
 impl spawn_engine::Deferred for Redriving {
-    fn take(&self) -> BoxFuture<'_, Result<Vec<Envelope<Payload>>, Fault>> {
-        Box::pin(async { Ok(self.0.take().await?.into_iter().map(envelope).collect()) })
+    fn take(&self) -> BoxFuture<'_, Result<Vec<Taken>, Fault>> {
+        let taken = |deferred: spawn_postgres::Deferred| Taken {
+            suspect: deferred.suspect,
+            envelope: envelope(deferred),
+        };
+        Box::pin(async move { Ok(self.0.take().await?.into_iter().map(taken).collect()) })
     }
 
     fn settle<'a>(

@@ -37,5 +37,6 @@ pub use media::{ContentHash, Media, Modality};
 pub use protocol::{Checkpoint, Held, Progress, Step, Verdict};
 pub use record::{Claim, ItemId, Job, Origin, Outcome, Payload, Record};
 pub use seams::{
-    Assignment, BoxFuture, Claimed, Event, Model, Pause, Pulse, Sink, Source, Stage, Standing, Written,
+    Assignment, BoxFuture, Claimed, Event, Model, Orders, Pause, Pulse, Sink, Source, Stage, Standing,
+    Written,
 };

@@ -138,6 +138,18 @@ pub struct Pause {
     pub probe: Option<i32>,
 }
 
+/// What the workers of a pipeline are to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Orders {
+    /// Work.
+    GoOn {
+        /// Whether an operator ended the last pause, and not a probe.
+        by_operator: bool,
+    },
+    /// Stand still.
+    Pause(Pause),
+}
+
 /// Where results go.
 pub trait Sink: Send + Sync {
     /// Takes ownership of partitions and tells where each continues.
@@ -163,8 +175,8 @@ pub trait Sink: Send + Sync {
         Box::pin(async { Ok(None) })
     }
     /// Whether the pipeline stands still, in all workers. Asked before the first record and every few seconds.
-    fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
-        Box::pin(async { Ok(None) })
+    fn orders(&self) -> BoxFuture<'_, Result<Orders, Fault>> {
+        Box::pin(async { Ok(Orders::GoOn { by_operator: false }) })
     }
     /// Lets all workers of the pipeline stand still; changes nothing where they do already.
     fn pause<'a>(&'a self, _pause: &'a Pause) -> BoxFuture<'a, Result<(), Fault>> {

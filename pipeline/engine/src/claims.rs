@@ -1,18 +1,35 @@
 //! Which partitions this process may write, as far as it knows. The sink knows for sure.
 
 use spawn_core::{CheckpointDelta, Claim, Claimed, Held};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The claims of one pipeline, shared by its intake, its batcher and its end. The decisions are [`Held`]'s.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     held: Arc<Mutex<Held>>,
+    /// Partitions that go to somebody else, of which the last records are being written.
+    leaving: Arc<Mutex<HashSet<i32>>>,
 }
 
 impl Claims {
     /// See [`Held::claimed`].
     pub fn insert(&self, claimed: &[Claimed]) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.iter().for_each(|c| _ = leaving.remove(&c.partition));
+        drop(leaving);
         self.lock().claimed(claimed);
+    }
+
+    /// These go to somebody else, who may claim them at any time.
+    pub(crate) fn leave(&self, partitions: &[i32]) {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).extend(partitions);
+    }
+
+    /// Those that are to stay ours.
+    pub(crate) fn staying(&self) -> Vec<Claimed> {
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.lock().all().into_iter().filter(|c| !leaving.contains(&c.partition)).collect()
     }
 
     /// See [`Held::lost`].

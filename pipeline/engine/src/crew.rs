@@ -1,6 +1,6 @@
 //! The CPU crew: one thread per granted core, shared by all pipelines. Live work goes first; see [`crate::lanes`].
 
-use crate::lanes::{Lane, LaneRules, Lanes, Turn};
+use crate::lanes::{Lane, Lanes, Turn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -22,16 +22,13 @@ impl std::fmt::Debug for Crew {
 }
 
 impl Crew {
-    /// `workers` threads named `crew-N`.
-    pub fn new(workers: usize) -> Result<Self, String> {
+    /// `workers` threads named `crew-N`. Bulk work has `bulk_share` of them, 0.01 to 0.9, however much live work waits.
+    pub fn new(workers: usize, bulk_share: f64) -> Result<Self, String> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(workers.max(1))
             .thread_name(|i| format!("crew-{i}"))
             .build()
-            .map(|pool| Self {
-                pool: Arc::new(pool),
-                work: Arc::new(Mutex::new(Lanes::new(LaneRules::default().bulk_share))),
-            })
+            .map(|pool| Self { pool: Arc::new(pool), work: Arc::new(Mutex::new(Lanes::new(bulk_share))) })
             .map_err(|e| format!("cannot start {workers} worker threads: {e}"))
     }
 

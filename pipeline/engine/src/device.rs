@@ -5,8 +5,10 @@
 //! there several calls run side by side, each on its share of the cores.
 
 use crate::bisect::Careful;
+use crate::health::Step;
 use crate::lanes::{Lane, LaneRules, Lanes, LatePipelines, Turn};
 use crate::meter::NamedThreads;
+use crate::telemetry::Stats;
 use spawn_core::{Fault, FaultClass, Features, Inference, Model, ModelSpec, Refusal};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,6 +29,8 @@ pub struct Answer {
 struct Call {
     model: Arc<str>,
     chunks: Vec<Features>,
+    /// Told while it runs; what only waits for its turn is not the model's work.
+    stats: Option<Arc<Stats>>,
     answer_tx: oneshot::Sender<Result<Answer, Fault>>,
 }
 
@@ -161,7 +165,13 @@ impl DeviceHandle {
     }
 
     /// One call; see [`Model::infer`]. Waits for its lane's turn, then for the answer.
-    pub async fn infer(&self, lane: Lane, model: &Arc<str>, chunks: Vec<Features>) -> Result<Answer, Fault> {
+    pub async fn infer(
+        &self,
+        lane: Lane,
+        model: &Arc<str>,
+        chunks: Vec<Features>,
+        stats: Option<Arc<Stats>>,
+    ) -> Result<Answer, Fault> {
         let (answer_tx, answer_rx) = oneshot::channel();
         let gone = || {
             Fault::new(FaultClass::Operator, "model", "the inference thread ended; the process must restart")
@@ -171,7 +181,7 @@ impl DeviceHandle {
             if state.threads == 0 {
                 return Err(gone());
             }
-            state.calls.push(lane, Call { model: model.clone(), chunks, answer_tx });
+            state.calls.push(lane, Call { model: model.clone(), chunks, stats, answer_tx });
         }
         self.queue.0.changed.notify_all();
         answer_rx.await.map_err(|_| gone())?
@@ -211,11 +221,12 @@ impl Drop for BulkTurn<'_> {
 
 fn serve(mut models: HashMap<Arc<str>, Careful>, queue: &Queue) {
     let mut threads = NamedThreads::default();
-    while let Some((lane, Call { model, chunks, answer_tx })) = next(queue) {
+    while let Some((lane, Call { model, chunks, stats, answer_tx })) = next(queue) {
         let _bulk = (lane == Lane::Bulk).then(|| BulkTurn(queue, Instant::now()));
         if answer_tx.is_closed() {
             continue;
         }
+        let _working = stats.as_ref().map(|stats| stats.health.begin(Step::Infer));
         let (started, cpu) = (Instant::now(), threads.cpu());
         let answer = match models.get_mut(&model) {
             None => {

@@ -28,12 +28,14 @@ pub enum Step {
     Infer,
     /// Writing a commit unit.
     Write,
+    /// The line as a whole: a record is in it, and no step has anything to do.
+    Line,
 }
 
 impl Step {
     /// All, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Poll, Self::Claim, Self::Fetch, Self::Prepare, Self::Infer, Self::Write];
+    pub const ALL: [Self; 7] =
+        [Self::Poll, Self::Claim, Self::Fetch, Self::Prepare, Self::Infer, Self::Write, Self::Line];
 
     /// Its name in metrics and answers.
     pub fn name(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Step {
             Self::Prepare => "prepare",
             Self::Infer => "infer",
             Self::Write => "write",
+            Self::Line => "line",
         }
     }
 
@@ -56,7 +59,7 @@ impl Step {
 /// One pipeline's health. Told of every piece of work, asked by whoever shows it.
 #[derive(Default)]
 pub struct Health {
-    steps: [Mutex<Progress>; 6],
+    steps: [Mutex<Progress>; 7],
     /// What is being tried again, and why: the dependency and its last words.
     waiting: Mutex<BTreeMap<&'static str, (&'static str, String)>>,
     attached: OnceLock<(Weak<dyn Source>, Duration)>,
@@ -112,9 +115,20 @@ impl std::fmt::Debug for Health {
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        let mut step = lock(self.step);
-        step.in_flight.remove(&self.number);
-        step.finished = Some(Instant::now());
+        lock(self.step).finish(self.number);
+    }
+}
+
+impl Progress {
+    fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.in_flight.insert(self.begun, Instant::now());
+        self.begun
+    }
+
+    fn finish(&mut self, number: u64) {
+        self.in_flight.remove(&number);
+        self.finished = Some(Instant::now());
     }
 }
 
@@ -128,11 +142,18 @@ impl Health {
     /// A piece of work begins.
     pub(crate) fn begin(&self, step: Step) -> Working<'_> {
         let place = &self.steps[step as usize];
-        let mut progress = lock(place);
-        progress.begun += 1;
-        let number = progress.begun;
-        progress.in_flight.insert(number, Instant::now());
+        let number = lock(place).begin();
         Working { step: place, number }
+    }
+
+    /// A record enters the line; to be given back by [`Health::left`].
+    pub(crate) fn entered(&self) -> u64 {
+        lock(&self.steps[Step::Line as usize]).begin()
+    }
+
+    /// It has left the line.
+    pub(crate) fn left(&self, number: u64) {
+        lock(&self.steps[Step::Line as usize]).finish(number);
     }
 
     /// How the line is. `gone` are dependencies that somebody else has found not to answer: what waits for one of them is not stuck.
@@ -150,6 +171,10 @@ impl Health {
             oldest: pulse.since_polled,
             stuck: pulse.since_polled > *limit,
         };
+        // Records wait for company, for memory and for each other: only where nothing at all has moved for long, nothing will.
+        let moved = self.steps.iter().filter_map(|step| lock(step).finished).max();
+        let quiet = moved.is_none_or(|at| at.elapsed() > *limit * STRAGGLER);
+        steps[Step::Line as usize].stuck &= quiet && waits_for.is_empty();
         for step in steps.iter_mut().filter(|s| s.stuck) {
             if let Some((domain, why)) =
                 gone.iter().find(|(domain, _)| step.step.dependency() == Some(domain))
@@ -165,15 +190,15 @@ impl Health {
         let progress = lock(&self.steps[step as usize]);
         let oldest = progress.in_flight.values().next().map_or(Duration::ZERO, Instant::elapsed);
         let quiet = progress.finished.map_or(Duration::MAX, |at| at.elapsed());
-        let stuck = (oldest > limit && quiet > limit) || oldest > limit * STRAGGLER;
+        let stuck = (oldest > limit && quiet > limit && step != Step::Line) || oldest > limit * STRAGGLER;
         StepHealth { step, in_flight: progress.in_flight.len(), oldest, stuck }
     }
 
-    fn waits(&self, what: &'static str, fault: &Fault) {
+    pub(crate) fn waits(&self, what: &'static str, fault: &Fault) {
         lock(&self.waiting).insert(what, (fault.domain, fault.detail.clone()));
     }
 
-    fn goes_on(&self, what: &'static str) {
+    pub(crate) fn goes_on(&self, what: &'static str) {
         lock(&self.waiting).remove(what);
     }
 }

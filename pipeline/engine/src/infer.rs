@@ -4,7 +4,6 @@
 //! runs, the next is ready.
 
 use crate::device::DeviceHandle;
-use crate::health::Step;
 use crate::lanes::Lane;
 use crate::meter::{Meter, State};
 use crate::prepare::Ready;
@@ -16,7 +15,6 @@ use spawn_core::{
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinHandle;
 
@@ -146,15 +144,12 @@ impl Infer {
         padding: f64,
     ) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let count = features.len();
-        let started = Instant::now();
-        let working = self.stats.health.begin(Step::Infer);
+        let answer = self.device.infer(self.lane, &self.spec.name, features, Some(self.stats.clone())).await;
         // A fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
-        let answer = self.device.infer(self.lane, &self.spec.name, features).await;
-        drop(working);
         let answer = answer.map_err(|fault| Fault { class: FaultClass::Operator, ..fault })?;
         self.meter.add_cpu(answer.cpu);
         self.stats.called(&self.spec.name, &self.spec.device, count, padding, answer.took);
-        self.stats.stage_took("infer", started.elapsed());
+        self.stats.stage_took("infer", answer.took);
         Ok(answer.results)
     }
 

@@ -82,6 +82,7 @@ impl Intake {
                 }
                 Ok(Event::Revoked { partitions, flushed }) => {
                     waiting.retain(|partition, _| !partitions.contains(partition));
+                    self.claims.leave(&partitions);
                     let ours: Vec<Claimed> = partitions.iter().filter_map(|p| self.claims.get(*p)).collect();
                     self.flush(&out, &partitions, flushed).await;
                     end_in_peace(&*self.sink, &ours).await;

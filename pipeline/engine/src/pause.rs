@@ -10,7 +10,7 @@ use crate::failures::{FailureBudget, FailureLimits};
 use crate::gate::{Gate, Mode};
 use crate::health::retry;
 use crate::telemetry::Stats;
-use spawn_core::{Batch, Body, Claimed, Fault, Inferred, Pause, Sink, Source};
+use spawn_core::{Batch, Body, Claimed, Fault, Inferred, Orders, Pause, Sink, Source};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -66,20 +66,23 @@ impl Pausing {
         loop {
             {
                 let _turn = self.turn.lock().await;
-                match self.sink.paused().await {
+                match self.sink.orders().await {
                     // As it was: without the store nothing can be written anyway.
                     Err(fault) => {
                         tracing::warn!(pipeline = %self.stats.pipeline, %fault, "cannot ask whether the pipeline is paused");
                     }
-                    Ok(None) => {
+                    Ok(Orders::GoOn { by_operator }) => {
                         if matches!(self.gate.mode(), Mode::Paused | Mode::Probing(_)) {
-                            tracing::info!(pipeline = %self.stats.pipeline, "pipeline resumed");
-                            self.budget().forgive();
+                            tracing::info!(pipeline = %self.stats.pipeline, by_operator, "pipeline resumed");
+                            // A probe speaks for the worker that made it: what ails only this one pauses the pipeline again.
+                            if by_operator {
+                                self.budget().forgive();
+                            }
                         }
                         self.gate.set(Mode::Open);
                         probes = Probes { wait: self.limits.probe_first, due: None };
                     }
-                    Ok(Some(pause)) => self.obey(&pause, &mut probes).await?,
+                    Ok(Orders::Pause(pause)) => self.obey(&pause, &mut probes).await?,
                 }
                 self.stats.paused(matches!(self.gate.mode(), Mode::Paused | Mode::Probing(_)));
             }

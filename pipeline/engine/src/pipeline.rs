@@ -96,6 +96,7 @@ pub(crate) struct Parts {
     pub(crate) decoded: Share,
     pub(crate) lane: Lane,
     pub(crate) reuse: Reuse,
+    pub(crate) trial: Option<Arc<dyn Trial>>,
     pub(crate) limits: Limits,
 }
 
@@ -177,6 +178,7 @@ impl Pipeline {
             decoded: self.decoded.clone(),
             lane: self.lane,
             reuse,
+            trial: self.trial.clone(),
             limits: self.limits,
         }
     }

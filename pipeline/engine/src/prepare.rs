@@ -80,8 +80,7 @@ async fn prepare_one(workers: Arc<Workers>, envelope: Envelope<Decodable>) -> En
         return rest.join(Some(Ok::<_, Rejection>(Ready::Known(known))));
     }
     let content = media.content;
-    let (crew, lane, stats) = (workers.crew.clone(), workers.lane, workers.stats.clone());
-    let _working = stats.health.begin(Step::Prepare);
+    let (crew, lane) = (workers.crew.clone(), workers.lane);
     let result = crew.run(lane, move |worker| workers.process(worker, &media)).await;
     let result = result.unwrap_or_else(|panic| Err(Rejection::new("prepare", "stage.panic", panic)));
     if let Ok(prepared) = &result {
@@ -96,6 +95,8 @@ async fn prepare_one(workers: Arc<Workers>, envelope: Envelope<Decodable>) -> En
 
 impl Workers {
     fn process(&self, worker: usize, media: &Media) -> Result<Prepared, Rejection> {
+        // Here and not before: what waits for the crew is not the stage's work.
+        let _working = self.stats.health.begin(Step::Prepare);
         let (cpu, started) = (thread_cpu(), Instant::now());
         // A panic poisons the lock; the stage is usable after any input, and a fresh one would hide a bug in that.
         let mut stage =

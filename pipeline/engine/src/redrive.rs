@@ -33,11 +33,20 @@ const COUNT_EVERY: Duration = Duration::from_secs(15);
 /// Stamped on records that come back; nobody else has it.
 const CLAIM: Claim = Claim { epoch: 0, token: 0 };
 
+/// A deferred record that comes back.
+#[derive(Debug)]
+pub struct Taken {
+    /// The record.
+    pub envelope: Envelope<Payload>,
+    /// Several workers took it and never told what became of it: it may have killed them.
+    pub suspect: bool,
+}
+
 /// The deferred records of one pipeline. Implemented outside, so that the line needs no database.
 pub trait Deferred: Send + Sync {
     /// Leases records that are due, in the order of each partition; none when nothing is. Later calls do not answer them again before the
     /// lease has ended.
-    fn take(&self) -> BoxFuture<'_, Result<Vec<Envelope<Payload>>, Fault>>;
+    fn take(&self) -> BoxFuture<'_, Result<Vec<Taken>, Fault>>;
     /// Writes what became of one, in one transaction. Answers the outcome as written (`Deferred`: put off again), or none when somebody
     /// else has settled it.
     fn settle<'a>(
@@ -77,7 +86,7 @@ async fn again(
     deferred: &dyn Deferred,
     parts: &Parts,
     stats: &Arc<Stats>,
-    taken: Vec<Envelope<Payload>>,
+    taken: Vec<Taken>,
 ) -> Result<(), Fault> {
     let (mut verbs, mut settling) = start(parts, stats, taken);
     while let Some(batch) = settling.recv().await {
@@ -97,11 +106,11 @@ async fn again(
 fn start(
     parts: &Parts,
     stats: &Arc<Stats>,
-    taken: Vec<Envelope<Payload>>,
+    taken: Vec<Taken>,
 ) -> (JoinSet<Result<(), Fault>>, mpsc::Receiver<Batch<Inferred>>) {
     let meter = |verb| Arc::new(Meter::new(verb));
     let claims = Claims::default();
-    let partitions = taken.iter().map(|e| e.origin().partition);
+    let partitions = taken.iter().map(|t| t.envelope.origin().partition);
     // Before any offset, so that the batcher sees progress in each; nobody looks at its delta.
     claims.insert(
         &partitions.map(|partition| Claimed { partition, claim: CLAIM, position: -1 }).collect::<Vec<_>>(),
@@ -113,10 +122,14 @@ fn start(
     let (unit_tx, units) = mpsc::channel(1);
     let (inferred_tx, inferred) = mpsc::channel(1);
 
+    let suspects = taken.iter().filter(|t| t.suspect).map(|t| t.envelope.origin());
+    let suspects = suspects.map(|origin| (origin.partition, origin.offset)).collect();
+    let suspects = Suspects::only(parts.trial.clone(), suspects, stats.clone());
+
     let mut verbs = JoinSet::new();
     let (fetch, raw, gate_meter) = (parts.fetch.clone(), parts.raw.clone(), meter("intake"));
     verbs.spawn(async move {
-        for mut envelope in taken {
+        for Taken { mut envelope, .. } in taken {
             envelope.record.claim = CLAIM;
             envelope.record.ordinal = 0;
             let entry = Entry::Item(admit_raw(envelope, &*fetch, &raw, &gate_meter).await);
@@ -134,7 +147,7 @@ fn start(
         window,
         meter("fetch"),
         stats.clone(),
-        Suspects::new(None, 0, stats.clone()),
+        suspects,
     )));
     let (stage, gate, reuse) = (parts.stage.fork(), parts.decoded.clone(), &parts.reuse);
     verbs.spawn(inner(admit(

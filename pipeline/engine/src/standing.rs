@@ -43,8 +43,7 @@ pub(crate) async fn watch_standing(
         tokio::time::sleep(every).await;
         // Before the question: whatever is written meanwhile makes the store stand further.
         let held: Vec<_> = claims
-            .lock()
-            .all()
+            .staying()
             .into_iter()
             .map(|c| (c, wrote.least(c.partition, c.claim, c.position)))
             .collect();

@@ -84,7 +84,7 @@ impl Stats {
             self.first_taken_ms.store(now_ms(), Relaxed);
         }
         self.in_flight.fetch_add(1, Relaxed);
-        Hold::new(InFlight(self.clone()))
+        Hold::new(InFlight(self.clone(), self.health.entered()))
     }
 
     /// Records settled, whatever became of them.
@@ -165,11 +165,12 @@ impl Stats {
     }
 }
 
-struct InFlight(Arc<Stats>);
+struct InFlight(Arc<Stats>, u64);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
+        self.0.health.left(self.1);
     }
 }
 

@@ -9,12 +9,13 @@ use crate::crew::Crew;
 use crate::device::Device;
 use crate::fetch::{Fetch, Room};
 use crate::infer::tests::{FakeModel, chunk, spec};
+use crate::redrive::Taken;
 use crate::write::tests::envelope;
 use crate::{FailureLimits, Lane, LaneRules, Limits, Pipeline, Summary, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -102,6 +103,8 @@ struct MemorySink {
     /// Writes of partition 1 that take longer than a claim.
     slow_left: AtomicUsize,
     pause: Mutex<Option<Pause>>,
+    /// Whose word the end of the last pause was.
+    by_operator: AtomicBool,
     /// How often it was asked whether the pipeline is paused.
     asked: AtomicUsize,
 }
@@ -152,9 +155,11 @@ impl Sink for MemorySink {
         })
     }
 
-    fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
+    fn orders(&self) -> BoxFuture<'_, Result<Orders, Fault>> {
         self.asked.fetch_add(1, Relaxed);
-        Box::pin(async { Ok(self.pause.lock().expect("lock").clone()) })
+        let pause = self.pause.lock().expect("lock").clone();
+        let by_operator = self.by_operator.load(Relaxed);
+        Box::pin(async move { Ok(pause.map_or(Orders::GoOn { by_operator }, Orders::Pause)) })
     }
 
     fn pause<'a>(&'a self, pause: &'a Pause) -> BoxFuture<'a, Result<(), Fault>> {
@@ -172,6 +177,7 @@ fn outcome(body: &Body<Inferred>) -> &'static str {
     match body {
         Body::Work(_) => "result",
         Body::Rejected(rejection) if rejection.code == "stage.panic" => "panic",
+        Body::Rejected(rejection) if rejection.code == "process.killed" => "killed",
         _ => "other",
     }
 }
@@ -224,7 +230,7 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
         source,
         fetch: Arc::new(Inline),
         stage: Box::new(MemoryStage),
-        crew: Crew::new(2).expect("starts"),
+        crew: Crew::new(2, 0.1).expect("starts"),
         device: device.handle(),
         model: spec(),
         sink,
@@ -302,20 +308,32 @@ async fn one_fence_costs_one_claim_also_when_writes_are_slow() {
     assert_eq!(epoch, 3, "the first claim, the stolen one, and ours again");
 }
 
+/// Nobody survives.
+struct Deadly;
+
+impl crate::trial::Trial for Deadly {
+    fn survives<'a>(&'a self, _: &'a Media) -> BoxFuture<'a, Result<bool, Fault>> {
+        Box::pin(async { Ok(false) })
+    }
+}
+
 /// Keeps deferred records like the real one; a lease ends at once, as if every taker died.
 #[derive(Default)]
 struct MemoryDeferred {
     waiting: Mutex<Vec<(i32, i64, &'static str)>>,
+    /// Offset of a record that was taken often before.
+    suspect: Option<i64>,
     settled: Mutex<Vec<(i32, i64, &'static str)>>,
     done: Notify,
 }
 
 impl crate::Deferred for MemoryDeferred {
-    fn take(&self) -> BoxFuture<'_, Result<Vec<Envelope<Payload>>, Fault>> {
+    fn take(&self) -> BoxFuture<'_, Result<Vec<Taken>, Fault>> {
         let mut waiting = self.waiting.lock().expect("lock");
         let taken = waiting.drain(..).map(|(partition, offset, text)| {
             let (rest, _) = envelope(partition, offset).split();
-            rest.join(Some(Ok::<_, Rejection>(Payload::Inline(Bytes::from(text)))))
+            let envelope = rest.join(Some(Ok::<_, Rejection>(Payload::Inline(Bytes::from(text)))));
+            Taken { envelope, suspect: self.suspect == Some(offset) }
         });
         let taken: Vec<_> = taken.collect();
         Box::pin(async { Ok(taken) })
@@ -337,12 +355,16 @@ impl crate::Deferred for MemoryDeferred {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deferred_records_come_back_beside_the_line_whatever_becomes_of_them() {
-    let deferred = Arc::new(MemoryDeferred::default());
+    let deferred = Arc::new(MemoryDeferred { suspect: Some(3), ..MemoryDeferred::default() });
     // Again and again the same partitions with offsets that do not rise, as the waits have it.
     deferred.waiting.lock().expect("lock").extend([(0, 7, "good"), (0, 9, "bad/50"), (1, 3, "good")]);
     let source = Arc::new(MemorySource::default());
     let device = Device::start(2, &[Box::new(FakeModel::default())], LaneRules::default()).expect("starts");
-    let pipeline = Pipeline { deferred: Some(deferred.clone()), ..pipeline(source, Arc::default(), &device) };
+    let pipeline = Pipeline {
+        deferred: Some(deferred.clone()),
+        trial: Some(Arc::new(Deadly)),
+        ..pipeline(source, Arc::default(), &device)
+    };
     let stats = pipeline.stats();
     let (stop_tx, stop_rx) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(pipeline.run(stats, async { drop(stop_rx.await) }));
@@ -358,5 +380,5 @@ async fn deferred_records_come_back_beside_the_line_whatever_becomes_of_them() {
     running.await.expect("joins").expect("no fault");
     let mut settled = deferred.settled.lock().expect("lock").clone();
     settled.sort_unstable();
-    assert_eq!(settled, [(0, 2, "result"), (0, 7, "result"), (0, 9, "panic"), (1, 3, "result")]);
+    assert_eq!(settled, [(0, 2, "result"), (0, 7, "result"), (0, 9, "panic"), (1, 3, "killed")]);
 }

@@ -5,8 +5,8 @@
 //! What ends that process alone, twice, is rejected; everything else goes on as ever.
 
 use crate::telemetry::Stats;
-use spawn_core::{BoxFuture, Claim, Claimed, Fault, Media, Record, Rejection};
-use std::collections::HashMap;
+use spawn_core::{BoxFuture, Claim, Claimed, Fault, FaultClass, Media, Record, Rejection};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Runs media through stage and model where their end is nobody else's.
@@ -20,29 +20,39 @@ pub trait Trial: Send + Sync {
 pub(crate) struct Suspects {
     trial: Option<Arc<dyn Trial>>,
     /// Records after the head: as many as a line can have taken in before it writes any of them.
-    window: i64,
-    /// Up to which position, under which claim.
-    until: Arc<Mutex<HashMap<i32, (Claim, i64)>>>,
+    window: u64,
+    /// Under which claims.
+    claims: Arc<Mutex<HashMap<i32, Claim>>>,
+    /// Others, wherever they lie.
+    others: Arc<HashSet<(i32, i64)>>,
     stats: Arc<Stats>,
 }
 
 impl Suspects {
     pub(crate) fn new(trial: Option<Arc<dyn Trial>>, window: usize, stats: Arc<Stats>) -> Self {
-        let window = i64::try_from(window).unwrap_or(i64::MAX);
-        Self { trial, window, until: Arc::default(), stats }
+        Self { trial, window: window as u64, claims: Arc::default(), others: Arc::default(), stats }
+    }
+
+    /// Only these partitions and offsets.
+    pub(crate) fn only(
+        trial: Option<Arc<dyn Trial>>,
+        others: HashSet<(i32, i64)>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self { others: Arc::new(others), ..Self::new(trial, 0, stats) }
     }
 
     /// Partitions were claimed; of these `suspect` have killed their workers.
     pub(crate) fn claimed(&self, claimed: &[Claimed], suspect: &[i32]) {
-        let mut until = self.lock();
+        let mut claims = self.lock();
         for c in claimed {
-            until.remove(&c.partition);
+            claims.remove(&c.partition);
             if suspect.contains(&c.partition) {
                 tracing::error!(
                     pipeline = %self.stats.pipeline, partition = c.partition, position = c.position, records = self.window,
                     "workers died here again and again: the next records are tried in a process of their own first"
                 );
-                until.insert(c.partition, (c.claim, c.position.saturating_add(self.window)));
+                claims.insert(c.partition, c.claim);
             }
         }
     }
@@ -50,10 +60,17 @@ impl Suspects {
     /// Refuses what ends the process that works on it.
     pub(crate) async fn check(&self, record: &Record, media: &Media) -> Result<(), Rejection> {
         let origin = &record.origin;
-        let within = |(claim, until): &(Claim, i64)| *claim == record.claim && origin.offset < *until;
-        let suspect = self.lock().get(&origin.partition).is_some_and(within);
+        let at_the_head =
+            record.ordinal <= self.window && self.lock().get(&origin.partition) == Some(&record.claim);
+        let suspect = at_the_head || self.others.contains(&(origin.partition, origin.offset));
         let Some(trial) = self.trial.as_ref().filter(|_| suspect) else { return Ok(()) };
-        match trial.survives(media).await {
+        // It may take minutes, and nothing else of the line moves meanwhile.
+        let tried =
+            Fault::new(FaultClass::Systemic, "trial", format!("{origin} is tried in a process of its own"));
+        self.stats.health.waits("trial", &tried);
+        let survives = trial.survives(media).await;
+        self.stats.health.goes_on("trial");
+        match survives {
             Ok(true) => {
                 self.stats.tried("survived");
                 Ok(())
@@ -71,7 +88,7 @@ impl Suspects {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, (Claim, i64)>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Claim>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -203,15 +203,16 @@ impl Poller {
         let watermarks = self.watermarks(&waiting);
         let committed = committed(&self.consumer, &self.topic, &waiting);
         let mut owned = lock(&context.owned);
+        // A group that was here before has lost its checkpoints: nothing after its own offset is skipped.
         let first = |partition, (low, high)| match self.config.start {
-            Start::Latest { partitions } if partition < partitions => high,
+            Start::Latest { partitions: n } if partition < n => *committed.get(&partition).unwrap_or(&high),
             Start::Latest { .. } | Start::Earliest => low,
         };
         let wanted: Vec<Assignment> = watermarks
             .into_iter()
             .map(|(partition, available)| Assignment {
                 partition,
-                first_offset: first(partition, available),
+                first_offset: first(partition, available).clamp(available.0, available.1),
                 topic_id: topic_id.clone(),
                 committed: committed.get(&partition).copied(),
             })

@@ -4,7 +4,7 @@ use crate::errors::{StoreError, fault};
 use crate::sink::PgSink;
 use crate::store::Store;
 use serde::Serialize;
-use spawn_core::{Fault, Pause};
+use spawn_core::{Fault, Orders, Pause};
 
 /// A pipeline as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
@@ -27,17 +27,18 @@ pub struct PipelineRow {
     pub deferred: i64,
 }
 
-pub(crate) async fn paused(sink: &PgSink) -> Result<Option<Pause>, Fault> {
+pub(crate) async fn orders(sink: &PgSink) -> Result<Orders, Fault> {
     let asked = sink.warden.ask(async |connection| {
         sqlx::query_as(
-            "SELECT paused, coalesce(paused_reason, ''), paused_probe FROM spawn.source WHERE id = $1",
+            "SELECT paused, coalesce(paused_reason, ''), paused_probe, resumed_by_operator FROM spawn.source WHERE id = $1",
         )
         .bind(sink.source)
         .fetch_one(connection)
         .await
     });
-    let (paused, reason, probe): (bool, String, Option<i32>) = asked.await.map_err(|e| fault(&e))?;
-    Ok(paused.then_some(Pause { reason, probe }))
+    let (paused, reason, probe, by_operator): (bool, String, Option<i32>, bool) =
+        asked.await.map_err(|e| fault(&e))?;
+    Ok(if paused { Orders::Pause(Pause { reason, probe }) } else { Orders::GoOn { by_operator } })
 }
 
 pub(crate) async fn pause(sink: &PgSink, pause: &Pause) -> Result<(), Fault> {
@@ -59,7 +60,8 @@ pub(crate) async fn resume(sink: &PgSink) -> Result<(), Fault> {
     let asked = sink.warden.ask(async |connection| {
         // What an operator paused, an operator resumes.
         sqlx::query(
-            "UPDATE spawn.source SET paused = false, paused_reason = NULL, paused_at = NULL, paused_probe = NULL
+            "UPDATE spawn.source SET paused = false, paused_reason = NULL, paused_at = NULL, paused_probe = NULL,
+                    resumed_by_operator = false
               WHERE id = $1 AND paused_probe IS NOT NULL",
         )
         .bind(sink.source)
@@ -100,7 +102,8 @@ impl Store {
     /// Lets them go on, whatever paused them. `false` where there is no such pipeline.
     pub async fn resume_pipeline(&self, pipeline: &str) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE spawn.source SET paused = false, paused_reason = NULL, paused_at = NULL, paused_probe = NULL
+            "UPDATE spawn.source SET paused = false, paused_reason = NULL, paused_at = NULL, paused_probe = NULL,
+                    resumed_by_operator = true
               WHERE pipeline = $1 AND retired_at IS NULL",
         )
         .bind(pipeline)

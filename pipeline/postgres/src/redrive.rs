@@ -48,6 +48,8 @@ pub struct Deferred {
     pub record: Record,
     /// Whether a later tombstone of its key makes the try pointless.
     pub superseded: bool,
+    /// Whether [`TAKES_MAX`] takers before this one have said nothing of it.
+    pub suspect: bool,
 }
 
 /// Deferred records of one source that wait.
@@ -69,7 +71,10 @@ pub struct Redrive {
     deferral: Deferral,
 }
 
-type Row = (i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<String>, Vec<Vec<u8>>, i64, bool);
+/// Times that a record is taken without a word of what became of it before it is suspected of killing its takers.
+pub const TAKES_MAX: i32 = 3;
+
+type Row = (i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<String>, Vec<Vec<u8>>, i64, bool, bool);
 
 impl Redrive {
     /// Of the source that `sink` writes. Connects on the first call.
@@ -88,13 +93,15 @@ impl Redrive {
         let Deferral { lease, records_max, bytes_max, .. } = self.deferral;
         let asked = self.lane.ask(async |connection| {
             sqlx::query_as(
-                "SELECT partition, \"offset\", key, value, header_names, header_values, timestamp_ms, superseded_at IS NOT NULL
+                "SELECT partition, \"offset\", key, value, header_names, header_values, timestamp_ms, superseded_at IS NOT NULL,
+                        takes > $5
                    FROM spawn.take_deferred($1, $2, $3, $4)",
             )
             .bind(self.source)
             .bind(records_max.clamp(1, 10_000) as i32)
             .bind(bytes_max as i64)
             .bind(interval(lease))
+            .bind(TAKES_MAX)
             .fetch_all(connection)
             .await
         });
@@ -105,7 +112,7 @@ impl Redrive {
 
     fn read(
         &self,
-        (partition, offset, key, value, names, values, timestamp_ms, superseded): Row,
+        (partition, offset, key, value, names, values, timestamp_ms, superseded, suspect): Row,
     ) -> Deferred {
         let headers = names.into_iter().zip(values.into_iter().map(Into::into)).collect();
         let record = Record {
@@ -118,7 +125,7 @@ impl Redrive {
             headers,
             timestamp_ms,
         };
-        Deferred { record, superseded }
+        Deferred { record, superseded, suspect }
     }
 
     /// Writes what became of a record, in one transaction. Answers the outcome as written (`Deferred`: put off again), or none when

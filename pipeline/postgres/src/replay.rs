@@ -7,8 +7,6 @@ use crate::store::Store;
 use sqlx::types::Uuid;
 use std::time::Duration;
 
-/// A replayed record that still fails is rejected again after this.
-const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
 /// Payloads removed in one transaction.
 const PURGE_RECORDS: i64 = 1000;
 /// Deadlocks with writers of other partitions end by themselves.
@@ -53,7 +51,7 @@ impl Store {
     }
 
     /// Turns these dead letters into deferred records at the same offsets, due now, in one transaction. Answers how many were still there.
-    pub async fn replay(&self, numbers: &[i64]) -> Result<i64, StoreError> {
+    pub async fn replay(&self, numbers: &[i64], give_up: Duration) -> Result<i64, StoreError> {
         let keys: Vec<(i64, Option<Vec<u8>>)> =
             sqlx::query_as("SELECT r.id, r.key FROM spawn.rejection r WHERE r.id = ANY ($1)")
                 .bind(numbers)
@@ -66,7 +64,7 @@ impl Store {
             let replayed = sqlx::query_scalar("SELECT spawn.replay($1, $2, $3)")
                 .bind(&numbers)
                 .bind(&hashes)
-                .bind(GIVE_UP)
+                .bind(give_up)
                 .fetch_one(&self.pool)
                 .await;
             match replayed {

@@ -6,7 +6,8 @@ use crate::identity::PipelineIdentity;
 use crate::redrive::Deferral;
 use crate::{claim, deaths, known, pause, write};
 use spawn_core::{
-    Assignment, Batch, BoxFuture, Claimed, ContentHash, Fault, Inferred, Pause, Sink, Standing, Written,
+    Assignment, Batch, BoxFuture, Claimed, ContentHash, Fault, Inferred, Orders, Pause, Sink, Standing,
+    Written,
 };
 use std::sync::atomic::AtomicBool;
 
@@ -123,8 +124,8 @@ impl Sink for PgSink {
         Box::pin(known::known(self, contents))
     }
 
-    fn paused(&self) -> BoxFuture<'_, Result<Option<Pause>, Fault>> {
-        Box::pin(pause::paused(self))
+    fn orders(&self) -> BoxFuture<'_, Result<Orders, Fault>> {
+        Box::pin(pause::orders(self))
     }
 
     fn pause<'a>(&'a self, pause: &'a Pause) -> BoxFuture<'a, Result<(), Fault>> {

@@ -15,8 +15,11 @@ pub(super) async fn run(args: Audit, settings: Settings, out: Output) -> Outcome
     let store = super::store(&settings).await?;
     let scope = AuditScope { pipeline: None, topic: args.topic, from: args.from, to: args.to };
     let mut report = store.audit_of(&scope).await.map_err(super::asked)?;
-    if let (Some(topic), true) = (&scope.topic, report.partitions.is_empty()) {
-        return Err(Failure::new(Code::Data, format!("no pipeline has ever read topic {topic}")));
+    if report.partitions.is_empty() {
+        // An empty or a wrong database must not look like a proof.
+        let read = scope.topic.as_ref().map_or_else(|| "anything".into(), |topic| format!("topic {topic}"));
+        let text = format!("nothing to account for: no pipeline of this database has ever read {read}");
+        return Err(Failure::new(Code::Data, text));
     }
     match watermarks(&settings, &report).await {
         Ok(watermarks) => {

@@ -36,7 +36,10 @@ pub(super) async fn run(args: DlqReplay, settings: Settings, out: Output) -> Out
         let line = bar(&bars, "replay", (counts.records - counts.purged).max(0) as u64);
         let pace = Pace::new(args.rate);
         match &args.to_topic {
-            None => in_place(&store, &wanted, pace, &line, &mut replayed).await,
+            None => {
+                let give_up = Duration::from_secs(settings.redrive.give_up_seconds);
+                in_place(&store, &wanted, give_up, pace, &line, &mut replayed).await
+            }
             Some(topic) => to_topic(&store, &wanted, (&settings, topic), pace, &line, &mut replayed).await,
         }
         .inspect_err(|_| out.note(format_args!("{} were replayed before this", replayed.replayed)))?;
@@ -69,6 +72,7 @@ async fn wanted(args: &DlqReplay, store: &Store) -> Outcome<Wanted> {
 async fn in_place(
     store: &Store,
     wanted: &Wanted,
+    give_up: Duration,
     mut pace: Pace,
     line: &ProgressBar,
     done: &mut Replayed,
@@ -80,7 +84,7 @@ async fn in_place(
         let Some(last) = numbers.last() else { return Ok(()) };
         after = *last;
         pace.wait(numbers.len()).await;
-        done.replayed += store.replay(&numbers).await.map_err(super::asked)?;
+        done.replayed += store.replay(&numbers, give_up).await.map_err(super::asked)?;
         line.inc(numbers.len() as u64);
     }
 }

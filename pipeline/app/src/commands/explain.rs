@@ -12,7 +12,7 @@ use serde_json::json;
 use spawn_core::{Body, Inferred, Media, Payload, Refusal};
 use spawn_kafka::job::{Raw, parse};
 use spawn_postgres::{ResultRow, Store, as_stored};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Chunk number of the vector that stands for a whole item.
 const POOLED: i32 = -1;
@@ -45,7 +45,8 @@ struct Rerun {
     chunks: Vec<Compared>,
     cosine_min: Option<f64>,
     fetch_ms: f64,
-    prepare_and_infer_ms: f64,
+    prepare_ms: f64,
+    infer_ms: f64,
 }
 
 /// Why it was not run again.
@@ -61,7 +62,13 @@ fn not_run(code: &str, detail: impl std::fmt::Display) -> NotRun {
 
 pub(super) async fn run(args: Explain, settings: Settings, out: Output) -> Outcome {
     let store = super::store(&settings).await?;
-    let missing = || Failure::new(Code::Data, format!("no result has the id {}", args.id));
+    let missing = || {
+        let text = format!(
+            "no result has the id {}: it may have been rejected (`spawn dlq ls`), be deferred (`spawn pipelines ls`) or not be read yet (`spawn audit`)",
+            args.id
+        );
+        Failure::new(Code::Data, text)
+    };
     let found = store.result_of(&args.id, args.generation).await.map_err(super::asked)?;
     let result = found.ok_or_else(missing)?;
     let (bytes, payload) = bytes(&result, &settings).await?;
@@ -131,12 +138,12 @@ async fn again(
             return Ok(Err(not_run("media.gone", format!("{}: {}", r.code, r.detail))));
         }
     };
-    let fetch_ms = milliseconds(started);
+    let fetch_ms = milliseconds(started.elapsed());
     if media.content.to_string() != result.content_hash {
         let detail = format!("the media's hash was {} and is {} now", result.content_hash, media.content);
         return Ok(Err(not_run("content.differs", detail)));
     }
-    let (inferred, prepare_and_infer_ms) = match infer(result, media, settings).await? {
+    let (inferred, [prepare_ms, infer_ms]) = match infer(result, media, settings).await? {
         Ok(done) => done,
         Err(not_run) => return Ok(Err(not_run)),
     };
@@ -144,7 +151,7 @@ async fn again(
     let chunks = compare(&stored, &inferred);
     let cosine_min = chunks.iter().map(|c| c.cosine).collect::<Option<Vec<_>>>();
     let cosine_min = cosine_min.and_then(|all| all.into_iter().reduce(f64::min));
-    Ok(Ok(Rerun { chunks, cosine_min, fetch_ms, prepare_and_infer_ms }))
+    Ok(Ok(Rerun { chunks, cosine_min, fetch_ms, prepare_ms, infer_ms }))
 }
 
 /// With the loaded model, if it is the one that made the result; and the milliseconds that it took once it was loaded.
@@ -152,7 +159,7 @@ async fn infer(
     result: &ResultRow,
     media: Media,
     settings: &Settings,
-) -> Outcome<Result<(Inferred, f64), NotRun>> {
+) -> Outcome<Result<(Inferred, [f64; 2]), NotRun>> {
     let (_runtime, embedder) = embedder(settings, &[result.modality])?;
     let Some(spec) = embedder.spec(result.modality) else {
         return Err(Failure::new(
@@ -165,13 +172,11 @@ async fn infer(
             format!("{} made it, {} is loaded: point models.dir to the former", result.model, spec.id());
         return Ok(Err(not_run("model.differs", detail)));
     }
-    let started = Instant::now();
-    let inferred = match embedder.embed(result.modality, media.bytes, media.hint).await {
-        Ok(inferred) => inferred,
+    let (inferred, took) = match embedder.embed_timed(result.modality, media.bytes, media.hint).await {
+        Ok(done) => done,
         Err(Refused::Media(rejection)) => return Ok(Err(not_run(&rejection.code, rejection.detail))),
         Err(Refused::System(detail)) => return Err(Failure::new(Code::Unavailable, detail)),
     };
-    let took = milliseconds(started);
     let now = &inferred.provenance;
     for (what, stored, now) in
         [("preparation", &result.preparation, &now.preparation), ("dtype", &result.dtype, &now.dtype)]
@@ -183,7 +188,7 @@ async fn infer(
             )));
         }
     }
-    Ok(Ok((inferred, took)))
+    Ok(Ok((inferred, took.map(milliseconds))))
 }
 
 fn compare(stored: &[(i32, Vec<f32>)], inferred: &Inferred) -> Vec<Compared> {
@@ -213,8 +218,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
 }
 
-fn milliseconds(since: Instant) -> f64 {
-    (since.elapsed().as_secs_f64() * 1e6).round() / 1e3
+fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn print_json(result: &ResultRow, bytes: &Bytes, rerun: Option<&Result<Rerun, NotRun>>, out: Output) {
@@ -259,7 +264,7 @@ fn print(result: &ResultRow, bytes: &Bytes, rerun: Option<&Result<Rerun, NotRun>
         out.line(format_args!("{name:<12} {verdict}"));
     }
     out.line(format_args!(
-        "{:<12} fetch {} ms, prepare and infer {} ms",
-        "time", rerun.fetch_ms, rerun.prepare_and_infer_ms
+        "{:<12} fetch {} ms, prepare {} ms, infer {} ms",
+        "time", rerun.fetch_ms, rerun.prepare_ms, rerun.infer_ms
     ));
 }

@@ -119,7 +119,7 @@ async fn an_operator_pauses_and_resumes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_lets_pass_is_rejected_as_it_is() {
-    let running = Running::start(MemorySink::default(), false);
+    let running = Running::start(MemorySink { by_operator: true.into(), ..MemorySink::default() }, false);
     running.until("paused", |r| r.pause().is_some()).await;
     running.sink.pause.lock().expect("lock").take();
     running
@@ -128,4 +128,18 @@ async fn what_an_operator_lets_pass_is_rejected_as_it_is() {
         })
         .await;
     assert_eq!(running.pause(), None, "it is not paused again for the same");
+}
+
+/// Another worker's folder is mounted, this one's is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_of_another_worker_lets_nothing_bad_of_ours_pass() {
+    let running = Running::start(MemorySink::default(), false);
+    for _ in 0..3 {
+        running.until("paused", |r| r.pause().is_some()).await;
+        running.sink.pause.lock().expect("lock").take();
+    }
+    running.until("paused again", |r| r.pause().is_some()).await;
+    assert_eq!(running.sink.rows.lock().expect("lock").len(), 0, "nothing is rejected");
+    running.mounted.store(true, Relaxed);
+    running.goes_on_to_the_end().await;
 }

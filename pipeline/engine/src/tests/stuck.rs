@@ -5,14 +5,15 @@ use crate::budget::Budget;
 use crate::crew::Crew;
 use crate::device::Device;
 use crate::fetch::{Fetch, Room};
-use crate::infer::tests::{FakeModel, spec};
+use crate::health::Health;
+use crate::infer::tests::{FakeModel, chunk, spec};
 use crate::write::tests::{claimed, envelope};
 use crate::{FailureLimits, Lane, LaneRules, Limits, Pipeline, Stats, Step, UnitLimits};
 use bytes::Bytes;
 use spawn_core::*;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -175,7 +176,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         source: Arc::new(Faked(blocked.clone())),
         fetch: Arc::new(Faked(blocked.clone())),
         stage: Box::new(Faked(blocked.clone())),
-        crew: Crew::new(1).expect("starts"),
+        crew: Crew::new(1, 0.1).expect("starts"),
         device: device.handle(),
         model: spec(),
         sink: Arc::new(Faked(blocked.clone())),
@@ -263,4 +264,35 @@ async fn a_line_behind_a_dependency_that_is_gone_waits_and_is_not_stuck() {
         Pulse { trouble: Some("timed out".into()), ..Pulse::default() };
     assert_eq!(silent.stats.health.read(&[]).waits_for["kafka"], "timed out");
     silent.task.abort();
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_is_not_stuck() {
+    let line = line(Some(Step::Infer), false).await;
+    // Behind the call that does not end: only that one is with the model.
+    let other = Stats::new("other", Vec::new());
+    other.health.attach(Weak::<Faked>::new(), LIMIT);
+    let other = Arc::new(other);
+    let (device, waits) = (line._device.handle(), other.clone());
+    let call = tokio::spawn(async move {
+        device.infer(Lane::Bulk, &spec().name, vec![chunk(1)], Some(waits)).await.map(drop)
+    });
+    later(1000).await;
+    assert_eq!(other.health.read(&[]).stuck(), Vec::<&str>::new());
+    assert_eq!(line.stats.health.read(&[]).stuck(), ["infer"]);
+    call.abort();
+    line.task.abort();
+}
+
+#[tokio::test]
+async fn a_line_in_which_nothing_moves_is_named_though_no_step_works() {
+    let health = Health::default();
+    health.attach(Weak::<Faked>::new(), LIMIT);
+    let _record = health.entered();
+    later(4 * LIMIT.as_secs() - 1).await;
+    assert_eq!(health.read(&[]).stuck(), Vec::<&str>::new(), "it may wait for memory");
+    later(2).await;
+    assert_eq!(health.read(&[]).stuck(), ["line"]);
+    drop(health.begin(Step::Infer));
+    assert_eq!(health.read(&[]).stuck(), Vec::<&str>::new(), "something moves");
 }

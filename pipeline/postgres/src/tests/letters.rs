@@ -4,6 +4,8 @@ use bytes::Bytes;
 use spawn_core::{Body, Claimed, Envelope, Inferred, ItemId, Rejection, Sink};
 use std::time::Duration;
 
+const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
+
 pub(super) fn dead(p: &Claimed, offset: i64, id: &str, code: &'static str) -> Envelope<Inferred> {
     envelope(p, offset, id, Body::Rejected(Rejection::new("prepare", code, "not as it should be")))
 }
@@ -63,7 +65,7 @@ async fn a_replayed_letter_is_deferred_at_its_own_offset_with_every_byte() {
         let wanted = all_of("decode.truncated");
         let numbers = store.replayable(&wanted, true, 0, 10).await.unwrap();
         assert_eq!(numbers.len(), 2);
-        assert_eq!(store.replay(&numbers).await.unwrap(), 2);
+        assert_eq!(store.replay(&numbers, GIVE_UP).await.unwrap(), 2);
         db.audited().await;
         let reason = Some("decode.truncated".to_owned());
         assert_eq!(db.ledger(0).await, [(0, 3, reason.clone()), (1, 3, reason), (2, 0, None)]);
@@ -90,7 +92,7 @@ async fn a_replayed_letter_is_deferred_at_its_own_offset_with_every_byte() {
             let value = record.value.map(|v| v.to_vec());
             assert_eq!(row, (key, value, names, values, record.timestamp_ms, keyed));
         }
-        assert_eq!(store.replay(&numbers).await.unwrap(), 0, "they are no dead letters any more");
+        assert_eq!(store.replay(&numbers, GIVE_UP).await.unwrap(), 0, "they are no dead letters any more");
         db.audited().await;
     })
     .await;
@@ -102,7 +104,7 @@ async fn a_replay_has_the_key_hash_that_a_tombstone_looks_for() {
         let p = fill(&db).await;
         let store = db.store().await;
         store
-            .replay(&store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap())
+            .replay(&store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap(), GIVE_UP)
             .await
             .unwrap();
         db.sink().await.write(&unit(&[p], vec![tombstone(&p, 5, "x")])).await.unwrap();
@@ -131,7 +133,7 @@ async fn a_letter_whose_key_was_deleted_later_is_superseded_when_it_comes_back()
         let store = db.store().await;
         let counts = store.count_letters(&all_of("decode.truncated")).await.unwrap();
         assert_eq!(counts, LetterCounts { records: 2, purged: 0, superseded: 1, ended: 0 });
-        store.replay(&[at_offset(&db, 1).await.number]).await.unwrap();
+        store.replay(&[at_offset(&db, 1).await.number], GIVE_UP).await.unwrap();
         assert_eq!(db.number("SELECT superseded_at FROM spawn.redrive").await, 5);
         db.audited().await;
     })
@@ -161,7 +163,7 @@ async fn replays_and_writes_at_once_keep_the_ledger_whole() {
             let records = vec![tombstone(&p, offset, "x"), dead(&p, offset + 1, "q", "decode.malformed")];
             let numbers = store.replayable(&all_of("decode.malformed"), true, 0, 1).await.unwrap();
             let batch = unit(&[p], records);
-            let (written, replayed) = tokio::join!(sink.write(&batch), store.replay(&numbers));
+            let (written, replayed) = tokio::join!(sink.write(&batch), store.replay(&numbers, GIVE_UP));
             assert!(written.unwrap().fenced.is_empty());
             assert_eq!(replayed.unwrap(), 1, "round {round}");
             p = at(&p, offset + 2);
@@ -223,7 +225,7 @@ async fn purging_takes_the_bytes_and_leaves_the_account() {
         assert_eq!(purged.row.code, "decode.truncated");
         let numbers = store.replayable(&all_of("decode.truncated"), true, 0, 10).await.unwrap();
         assert_eq!(numbers, [at_offset(&db, 2).await.number], "without its bytes none comes back");
-        assert_eq!(store.replay(&[purged.number]).await.unwrap(), 0);
+        assert_eq!(store.replay(&[purged.number], GIVE_UP).await.unwrap(), 0);
         db.audited().await;
     })
     .await;

@@ -239,3 +239,27 @@ async fn a_value_that_the_store_refuses_becomes_a_dead_letter() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_record_of_which_its_takers_say_nothing_is_suspected() {
+    with_db(|db: Db| async move {
+        let sink = sink_of(&db, Deferral::default()).await;
+        let p = claim(&sink, 0).await;
+        sink.write(&unit(&[p], vec![later(&p, 0, "a")])).await.unwrap();
+        let redrive = Redrive::of(&sink, &db.url).unwrap();
+        let take = async || {
+            db.execute(DUE).await;
+            let taken = redrive.take().await.unwrap();
+            assert_eq!(offsets(&taken), [0]);
+            taken[0].suspect
+        };
+        for _ in 0..crate::redrive::TAKES_MAX {
+            assert!(!take().await, "its takers may have died of something else");
+        }
+        assert!(take().await && take().await, "until one of them tells what became of it");
+        redrive.settle(&retried(&p, 0, "a", Body::Deferred(timeout()))).await.unwrap();
+        assert!(!take().await);
+        db.audited().await;
+    })
+    .await;
+}
