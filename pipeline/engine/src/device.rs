@@ -226,7 +226,7 @@ fn serve(mut models: HashMap<Arc<str>, Careful>, queue: &Queue) {
         if answer_tx.is_closed() {
             continue;
         }
-        let _working = stats.as_ref().map(|stats| stats.health.begin(Step::Infer));
+        let working = stats.as_ref().map(|stats| stats.health.begin(Step::Infer));
         let (started, cpu) = (Instant::now(), threads.cpu());
         let answer = match models.get_mut(&model) {
             None => {
@@ -237,6 +237,7 @@ fn serve(mut models: HashMap<Arc<str>, Careful>, queue: &Queue) {
                 model.infer(&refs)
             }
         };
+        drop(working);
         let (took, cpu) = (started.elapsed(), threads.cpu().saturating_sub(cpu));
         drop(answer_tx.send(answer.map(|results| Answer { results, took, cpu })));
     }

@@ -174,7 +174,8 @@ impl Health {
         // Records wait for company, for memory and for each other: only where nothing at all has moved for long, nothing will.
         let moved = self.steps.iter().filter_map(|step| lock(step).finished).max();
         let quiet = moved.is_none_or(|at| at.elapsed() > *limit * STRAGGLER);
-        steps[Step::Line as usize].stuck &= quiet && waits_for.is_empty();
+        let idle = |s: &StepHealth| [Step::Poll, Step::Line].contains(&s.step) || s.in_flight == 0;
+        steps[Step::Line as usize].stuck &= quiet && waits_for.is_empty() && steps.iter().all(idle);
         for step in steps.iter_mut().filter(|s| s.stuck) {
             if let Some((domain, why)) =
                 gone.iter().find(|(domain, _)| step.step.dependency() == Some(domain))
