@@ -20,8 +20,8 @@ namespace {
 // Rounds to the nearest integer, also where there is no instruction for it: beyond 2^23 a float has no fraction.
 constexpr float TO_INTEGER = 12582912.0F;
 
-// Rounds one row to -127..127 and answers its scale. Each row has a scale of its own, so that what is made of it does not depend on the
-// other rows of a call.
+// Rounds one row to -127..127 and answers its scale. Each row has a scale of its own: what is made of it does not depend on how large the
+// other rows of a call are.
 WIDE float quantise(const float *row, int64_t count, int8_t *into) {
   // The bits of positive floats are ordered as the floats are.
   uint32_t largest_bits = 0;

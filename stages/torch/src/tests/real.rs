@@ -109,6 +109,7 @@ fn in_eight_bits_a_text_model_says_nearly_the_same_whatever_its_neighbours() {
     for (example, together) in examples.iter().zip(&together) {
         let alone = model.infer(&[example]).unwrap().remove(0).embedding.unwrap();
         let cosine = alone.cosine(together.embedding.as_ref().unwrap().as_slice());
-        assert!(cosine > 0.9999, "{cosine}");
+        // A last bit of f32 that differs may move a rounding, and that the next ones: as far apart as rounding is from f32, no further.
+        assert!(cosine > 0.995, "{cosine}");
     }
 }
