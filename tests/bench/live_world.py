@@ -90,6 +90,7 @@ class World:
     def end(self):
         self.worker.send_signal(signal.SIGTERM)
         self.worker.wait(20)
+        self.producer.flush(10)
         self.rows.close()
         admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": os.environ["KAFKA_BROKERS"]})
         for future in admin.delete_topics(self.topics).values():

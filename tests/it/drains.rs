@@ -1,7 +1,8 @@
 //! SIGTERM while a dependency is dead or frozen: out in less than ten seconds, and nothing is lost by it.
 
 use crate::proxy::{Proxy, Way};
-use crate::world::{Kafka, World, figure, rounds};
+use crate::servers::Kafka;
+use crate::world::{World, figure, rounds};
 use std::time::{Duration, Instant};
 
 /// Everything in the line was written, or some of it was left to the next owner.

@@ -23,6 +23,7 @@ mod poison;
 mod proxy;
 mod restore;
 mod reuse;
+mod servers;
 mod storms;
 mod supply;
 mod tidy;

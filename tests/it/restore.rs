@@ -1,7 +1,8 @@
 //! A database server that dies and comes back as it was earlier, while a worker runs.
 
+use crate::servers::Postgres;
 use crate::supply::Supply;
-use crate::world::{Postgres, World, figure, rounds};
+use crate::world::{World, figure, rounds};
 use std::time::{Duration, Instant};
 
 const TABLE: &str =

@@ -5,6 +5,7 @@
 //! - [`mod@cli`]: the command line; [`mod@commands`]: one file per command
 //! - [`mod@config`]: the layers of the configuration
 //! - [`mod@registry`]: what there is, one line per modality
+//! - [`mod@fetching`]: joins the fetcher to configuration and line
 //! - [`mod@line`]: puts models, stages, source and sink together
 //! - [`mod@relay`]: dead letters from the table to their topics; [`mod@hints`]: what to do about each code
 //! - [`mod@redriving`]: deferred records from the table to the line
@@ -18,6 +19,7 @@ pub mod commands;
 pub mod config;
 pub mod embedder;
 pub mod exit;
+pub mod fetching;
 pub mod hints;
 pub mod line;
 pub mod output;

@@ -1,17 +1,16 @@
 //! Puts the parts together: models on the device, stages on the crew, one pipeline per section of the configuration.
 
-use crate::config::{Pipeline as PipelineSettings, Settings, file_roots, list};
+use crate::config::{Pipeline as PipelineSettings, Settings};
 use crate::embedder::Embedder;
 use crate::exit::{Code, Failure, OrExit, Outcome};
+use crate::fetching::{Fetching, fetcher};
 use crate::redriving::Redriving;
 use crate::registry;
 use crate::trial::ChildTrial;
-use spawn_core::{BoxFuture, Fault, Media, Modality, Payload, Refusal, Stage};
+use spawn_core::{Fault, Modality, Stage};
 use spawn_engine::{
-    Budget, Crew, Device, FailureLimits, Lane, LaneRules, Limits, Pipeline, Room, Share, Stats, Summary,
-    UnitLimits,
+    Budget, Crew, Device, FailureLimits, Lane, LaneRules, Limits, Pipeline, Share, Stats, Summary, UnitLimits,
 };
-use spawn_fetch::{FetchConfig, Fetcher};
 use spawn_kafka::{ConsumerConfig, KafkaSource, Start};
 use spawn_postgres::{Deferral, PgSink, PipelineIdentity, Redrive};
 use spawn_torch::{Manifest, TorchModel};
@@ -192,10 +191,6 @@ impl Runtime {
             .await
             .or_exit(Code::Unavailable)?
             .deferring(deferral(settings));
-        if settings.reuse.enabled {
-            // Beside the start, because a large table takes its time; until then everything is computed.
-            tokio::spawn(index_contents(settings.postgres.url.clone()));
-        }
         let deferred = Redrive::of(&sink, &settings.postgres.url).or_exit(Code::Unavailable)?;
         let start = start(settings, pipeline, &sink).await?;
         let source = KafkaSource::start(ConsumerConfig { start, ..consumer(settings, pipeline) })
@@ -255,6 +250,10 @@ pub struct Running {
 impl Running {
     /// Starts pipelines side by side.
     pub async fn start(runtime: &Runtime, pipelines: &[PipelineSettings]) -> Outcome<Self> {
+        if runtime.settings.reuse.enabled {
+            // Beside the start, because a large table takes its time; until then everything is computed.
+            tokio::spawn(index_contents(runtime.settings.postgres.url.clone()));
+        }
         let (stop_tx, stop_rx) = watch::channel(false);
         let mut running = Self { stats: Vec::new(), stop_tx, tasks: JoinSet::new() };
         for settings in pipelines {
@@ -352,54 +351,5 @@ fn deferral(settings: &Settings) -> Deferral {
         lease: Duration::from_secs(redrive.lease_seconds),
         records_max: redrive.batch_records,
         bytes_max: redrive.batch_bytes,
-    }
-}
-
-/// The fetcher with the configuration's guards.
-pub fn fetcher(settings: &Settings) -> Outcome<Fetcher> {
-    let fetch = &settings.fetch;
-    Fetcher::new(FetchConfig {
-        file_roots: file_roots(settings),
-        http_allowed: fetch.http,
-        hosts_allowed: list(&fetch.http_hosts),
-        private_addresses_allowed: fetch.http_private,
-        bytes_max: fetch.payload_bytes_max,
-        bytes_expected: fetch.expected_bytes,
-        timeout: Duration::from_secs_f64(fetch.timeout_seconds),
-        connect_timeout: Duration::from_secs_f64(fetch.connect_timeout_seconds),
-        per_host_concurrency: fetch.per_host_concurrency,
-        redirects_max: fetch.redirects_max,
-        circuit_failures: fetch.circuit_failures,
-        circuit_max: Duration::from_secs(fetch.circuit_seconds_max),
-    })
-    .or_exit(Code::Config)
-}
-
-/// Joins the fetcher to the line, which knows only its own seam.
-struct Fetching(Fetcher);
-
-impl spawn_engine::Fetch for Fetching {
-    fn size_expected(&self, payload: &Payload) -> usize {
-        self.0.size_expected(payload)
-    }
-    fn fetch<'a>(
-        &'a self,
-        payload: Payload,
-        hint: Option<String>,
-        room: &'a mut Room<'_>,
-    ) -> BoxFuture<'a, Result<Media, Refusal>> {
-        Box::pin(async move { self.0.fetch(payload, hint, &mut InLine(room)).await })
-    }
-}
-
-/// The line's memory, as the fetcher sees it.
-struct InLine<'a, 'b>(&'a mut Room<'b>);
-
-impl spawn_fetch::Room for InLine<'_, '_> {
-    fn try_grow(&mut self, bytes: usize) -> bool {
-        self.0.try_grow(bytes)
-    }
-    fn grow(&mut self, bytes: usize) -> BoxFuture<'_, ()> {
-        Box::pin(self.0.grow(bytes))
     }
 }

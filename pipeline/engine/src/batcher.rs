@@ -1,8 +1,9 @@
 //! Entries become commit units.
 //!
 //! A unit is what one transaction writes: a window of a few model calls. It leaves when it is full, when its first record has waited
-//! for the linger time (which a limit on the time of records stretches and shortens, see `pace`), when somebody wants it flushed, or when memory runs short - but never before there is a place for it
-//! downstream, so that it goes on growing for as long as it would only wait there.
+//! for the linger time, when somebody wants it flushed, or when memory runs short - but never before there is a place for it
+//! downstream, so that it goes on growing for as long as it would only wait there. How large it may grow and how long it lingers
+//! moves where records have to be on time; see `pace`.
 
 use crate::budget::Share;
 use crate::claims::Claims;

@@ -15,20 +15,18 @@ pub struct Claims {
 impl Claims {
     /// See [`Held::claimed`].
     pub fn insert(&self, claimed: &[Claimed]) {
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        claimed.iter().for_each(|c| _ = leaving.remove(&c.partition));
-        drop(leaving);
+        self.leaving().retain(|partition| claimed.iter().all(|c| c.partition != *partition));
         self.lock().claimed(claimed);
     }
 
     /// These go to somebody else, who may claim them at any time.
     pub(crate) fn leave(&self, partitions: &[i32]) {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).extend(partitions);
+        self.leaving().extend(partitions);
     }
 
     /// Those that are to stay ours.
     pub(crate) fn staying(&self) -> Vec<Claimed> {
-        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leaving = self.leaving().clone();
         self.lock().all().into_iter().filter(|c| !leaving.contains(&c.partition)).collect()
     }
 
@@ -50,6 +48,10 @@ impl Claims {
     /// The claim we hold of `partition`.
     pub fn get(&self, partition: i32) -> Option<Claimed> {
         self.lock().get(partition)
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashSet<i32>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The table, for as long as nobody else may change it.

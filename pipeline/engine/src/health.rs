@@ -6,6 +6,7 @@
 
 use spawn_core::{Fault, FaultClass, Source};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -62,6 +63,8 @@ pub struct Health {
     steps: [Mutex<Progress>; 7],
     /// What is being tried again, and why: the dependency and its last words.
     waiting: Mutex<BTreeMap<&'static str, (&'static str, String)>>,
+    /// Records that are tried in a process of their own, or wait for that.
+    trials: AtomicUsize,
     attached: OnceLock<(Weak<dyn Source>, Duration)>,
 }
 
@@ -76,6 +79,15 @@ struct Progress {
 pub struct Working<'a> {
     step: &'a Mutex<Progress>,
     number: u64,
+}
+
+/// A record is tried in a process of its own for as long as this lives.
+pub(crate) struct Trying<'a>(&'a AtomicUsize);
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// How one step is.
@@ -96,7 +108,8 @@ pub struct StepHealth {
 pub struct HealthReading {
     /// Each step, in the order of the flow.
     pub steps: Vec<StepHealth>,
-    /// Dependencies that are gone, each with its last words. The line tries them again by itself.
+    /// Dependencies that are gone, each with its last words (the line tries them again by itself), and `trial` while records are tried in a
+    /// process of their own.
     pub waits_for: BTreeMap<&'static str, String>,
 }
 
@@ -146,6 +159,12 @@ impl Health {
         Working { step: place, number }
     }
 
+    /// The line waits for a trial: that may take minutes, in which nothing else of it moves.
+    pub(crate) fn trying(&self) -> Trying<'_> {
+        self.trials.fetch_add(1, Relaxed);
+        Trying(&self.trials)
+    }
+
     /// A record enters the line; to be given back by [`Health::left`].
     pub(crate) fn entered(&self) -> u64 {
         lock(&self.steps[Step::Line as usize]).begin()
@@ -164,6 +183,9 @@ impl Health {
         let mut waits_for: BTreeMap<&'static str, String> = lock(&self.waiting).values().cloned().collect();
         let pulse = source.upgrade().map(|source| source.pulse()).unwrap_or_default();
         waits_for.extend(pulse.trouble.map(|trouble| ("kafka", trouble)));
+        if self.trials.load(Relaxed) > 0 {
+            waits_for.insert("trial", "records are tried in a process of their own".into());
+        }
         let mut steps: Vec<StepHealth> = Step::ALL.map(|step| self.step(step, *limit)).to_vec();
         steps[Step::Poll as usize] = StepHealth {
             step: Step::Poll,
@@ -195,11 +217,11 @@ impl Health {
         StepHealth { step, in_flight: progress.in_flight.len(), oldest, stuck }
     }
 
-    pub(crate) fn waits(&self, what: &'static str, fault: &Fault) {
+    fn waits(&self, what: &'static str, fault: &Fault) {
         lock(&self.waiting).insert(what, (fault.domain, fault.detail.clone()));
     }
 
-    pub(crate) fn goes_on(&self, what: &'static str) {
+    fn goes_on(&self, what: &'static str) {
         lock(&self.waiting).remove(what);
     }
 }

@@ -1,7 +1,7 @@
 //! Commit units become results: cut into model calls, put back into record order.
 //!
-//! What was computed before is left out. The other chunks of a unit are sorted by length, so that a call pads little. Calls of two units are under way at once: while one
-//! runs, the next is ready.
+//! What was computed before is left out. The other chunks of a unit are sorted by length, so that a call pads little. Calls of two
+//! units are under way at once: while one runs, the next is ready.
 
 use crate::device::DeviceHandle;
 use crate::lanes::Lane;

@@ -5,7 +5,7 @@
 //! What ends that process alone, twice, is rejected; everything else goes on as ever.
 
 use crate::telemetry::Stats;
-use spawn_core::{BoxFuture, Claim, Claimed, Fault, FaultClass, Media, Record, Rejection};
+use spawn_core::{BoxFuture, Claim, Claimed, Fault, Media, Record, Rejection};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,11 +65,9 @@ impl Suspects {
         let suspect = at_the_head || self.others.contains(&(origin.partition, origin.offset));
         let Some(trial) = self.trial.as_ref().filter(|_| suspect) else { return Ok(()) };
         // It may take minutes, and nothing else of the line moves meanwhile.
-        let tried =
-            Fault::new(FaultClass::Systemic, "trial", format!("{origin} is tried in a process of its own"));
-        self.stats.health.waits("trial", &tried);
+        let trying = self.stats.health.trying();
         let survives = trial.survives(media).await;
-        self.stats.health.goes_on("trial");
+        drop(trying);
         match survives {
             Ok(true) => {
                 self.stats.tried("survived");

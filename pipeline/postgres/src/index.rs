@@ -105,7 +105,7 @@ async fn build(
     Ok(())
 }
 
-async fn is_valid(connection: &mut PgConnection, index: &str) -> Result<bool, sqlx::Error> {
+pub(crate) async fn is_valid(connection: &mut PgConnection, index: &str) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT coalesce((SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)), false)",
     )

@@ -2,6 +2,7 @@
 
 use crate::connect::{connect, options};
 use crate::errors::{StoreError, fault};
+use crate::index::is_valid;
 use crate::rows::{NUL_STRIPPED, POOLED};
 use crate::sink::PgSink;
 use pgvector::HalfVector;
@@ -26,7 +27,7 @@ pub async fn index_contents(url: &str) -> Result<(), StoreError> {
         }
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }
-    if !is_indexed(&mut builder).await? {
+    if !is_valid(&mut builder, INDEX).await? {
         for statement in [
             // What a build that broke off has left.
             "DROP INDEX CONCURRENTLY IF EXISTS spawn.result_content",
@@ -36,15 +37,6 @@ pub async fn index_contents(url: &str) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-async fn is_indexed(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT coalesce((SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('spawn.' || $1)), false)",
-    )
-    .bind(INDEX)
-    .fetch_one(connection)
-    .await
 }
 
 /// One result as it was written.
@@ -62,7 +54,7 @@ pub(crate) async fn known(sink: &PgSink, contents: &[ContentHash]) -> Result<Vec
     let asked = sink.reader.ask(async |connection| {
         // Without the index each question would read the whole table.
         if !sink.contents_indexed.load(Relaxed) {
-            sink.contents_indexed.store(is_indexed(&mut *connection).await?, Relaxed);
+            sink.contents_indexed.store(is_valid(&mut *connection, INDEX).await?, Relaxed);
         }
         if !sink.contents_indexed.load(Relaxed) {
             return Ok(Vec::new());

@@ -5,7 +5,7 @@ use crate::cli::Explain;
 use crate::config::Settings;
 use crate::embedder::Refused;
 use crate::exit::{Code, Failure, OrExit, Outcome};
-use crate::line::fetcher;
+use crate::fetching::fetcher;
 use crate::output::Output;
 use serde::Serialize;
 use serde_json::json;

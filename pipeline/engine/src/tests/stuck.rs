@@ -306,3 +306,18 @@ async fn a_line_in_which_nothing_moves_is_named_though_no_step_works() {
     drop(health.begin(Step::Infer));
     assert_eq!(health.read(&[]).stuck(), Vec::<&str>::new(), "something moves");
 }
+
+#[tokio::test]
+async fn a_line_waits_for_trials_until_the_last_has_ended() {
+    let health = Health::default();
+    health.attach(Weak::<Faked>::new(), LIMIT);
+    let _record = health.entered();
+    let (first, second) = (health.trying(), health.trying());
+    later(1000).await;
+    for trial in [first, second] {
+        let reading = health.read(&[]);
+        assert!(reading.stuck().is_empty() && reading.waits_for.contains_key("trial"), "{reading:?}");
+        drop(trial);
+    }
+    assert_eq!(health.read(&[]).stuck(), ["line"]);
+}
