@@ -13,7 +13,7 @@ LANGUAGE sql AS $$
         SELECT d.partition, d."offset", d.due_at, d.bytes FROM spawn.redrive d
          WHERE d.source = p_source AND d.due_at <= now()
            AND NOT EXISTS (SELECT 1 FROM spawn.source s WHERE s.id = p_source AND s.paused)
-         ORDER BY d.due_at LIMIT p_records FOR UPDATE OF d SKIP LOCKED
+         ORDER BY d.due_at, d.partition, d."offset" LIMIT p_records FOR UPDATE OF d SKIP LOCKED
     ), fitting AS (
         SELECT f.partition, f."offset" FROM (
             SELECT u.*, sum(u.bytes) OVER w AS filled, row_number() OVER w AS place
