@@ -59,6 +59,19 @@ def torchvision():
     return prepare
 
 
+def daft():
+    """Image functions of frames: all pictures of one call are a column. The native runner takes the cores that it is given."""
+    import daft
+    from daft.functions import decode_image, resize
+    daft.set_runner_native()
+
+    def prepare(pictures):
+        frame = daft.from_pydict({"bytes": pictures})
+        frame = frame.select(resize(decode_image(frame["bytes"], mode="RGB"), SIDE, SIDE).alias("picture"))
+        return [picture.tobytes() for picture in frame.to_pydict()["picture"]]
+    return prepare
+
+
 def jpeg_size(data):
     """Width and height from the frame header."""
     at = 2
@@ -70,7 +83,14 @@ def jpeg_size(data):
     raise ValueError("no frame header")
 
 
-PEERS = {"vips": vips, "opencv": opencv, "opencv-reduced": lambda: opencv(True), "torchvision": torchvision}
+def one_by_one(prepare):
+    return lambda pictures: [prepare(data) for data in pictures]
+
+
+# Each makes a function from a list of encoded pictures to a list of samples.
+PEERS = {"vips": lambda: one_by_one(vips()), "opencv": lambda: one_by_one(opencv()), "opencv-reduced": lambda: one_by_one(opencv(True)),
+         "torchvision": lambda: one_by_one(torchvision()), "daft": daft}
+LIBRARY = {"opencv": "opencv-python-headless", "opencv-reduced": "opencv-python-headless"}
 
 
 def version(mode):
@@ -79,4 +99,4 @@ def version(mode):
     if mode == "vips":
         import pyvips
         return ".".join(str(pyvips.version(part)) for part in range(3))
-    return importlib.metadata.version("torchvision" if mode == "torchvision" else "opencv-python-headless")
+    return importlib.metadata.version(LIBRARY.get(mode, mode))
