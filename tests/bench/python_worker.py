@@ -40,18 +40,20 @@ class Image:
         from PIL import Image, ImageOps
         short, side = self.spec["resize_short"], self.spec["width"]
         picture = Image.open(io.BytesIO(data))
+        full = picture.size
         if self.tuned:
             # Twice the pixels that are wanted of the shorter side, whatever the other is.
-            ratio = max(picture.size) / min(picture.size)
-            wide = picture.width >= picture.height
-            long = int(2 * short * ratio)
-            picture.draft("RGB", (long, 2 * short) if wide else (2 * short, long))
-        picture = ImageOps.exif_transpose(picture).convert("RGB")
-        scale = short / min(picture.size)
-        # One call with the box that will be seen, not a resized picture of which the border is thrown away.
-        seen = side / scale
-        left, top = (picture.width - seen) / 2, (picture.height - seen) / 2
-        return numpy.asarray(picture.resize((side, side), Image.BICUBIC, box=(left, top, left + seen, top + seen)))
+            picture.draft("RGB", tuple(2 * length(short, full, axis) for axis in (0, 1)))
+        decoded_at = round(full[0] / picture.width)
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+        full = full if upright.size == picture.size else full[::-1]
+        # The geometry of torchvision's Resize and CenterCrop, in one call: with the box that will be seen, not a resized picture of which
+        # the border is thrown away.
+        resized = [length(short, full, axis) for axis in (0, 1)]
+        offsets = [round((extent - side) / 2) for extent in resized]
+        scale = [extent / there / decoded_at for extent, there in zip(full, resized, strict=True)]
+        box = [offset * by for offset, by in zip(offsets, scale, strict=True)] + [(offset + side) * by for offset, by in zip(offsets, scale, strict=True)]
+        return numpy.asarray(upright.resize((side, side), Image.BICUBIC, box=tuple(box)))
 
     def __call__(self, values):
         import numpy
@@ -64,6 +66,11 @@ class Image:
             best = scores.argmax(1).tolist()
             rows += [(vector, self.labels[label]) for vector, label in zip(vectors.tolist(), best, strict=True)]
         return rows
+
+
+def length(short, size, axis):
+    """Of one side, when the shorter one is resized to `short`."""
+    return short if size[axis] == min(size) else int(short * size[axis] / min(size))
 
 
 class Text:
