@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and docs/evidence.md from the result files."""
+"""Writes docs/benchmarks.md, docs/stages.md, docs/growth.md and docs/evidence.md from the result files."""
 import json
 from pathlib import Path
 
@@ -12,6 +12,44 @@ def benchmarks() -> str:
         b = json.loads(path.read_text())
         lines.append(f"| {b['job']} | {b['unit']} | {b['ours_median']:.1f} | {b['peer_median']:.1f} | {b['peer']} {b['peer_version']} | "
                      f"{b['ratio_median']:.2f} ({b['ratio_min']:.2f} - {b['ratio_max']:.2f}) | {b['target_ratio']} | {'yes' if b['met'] else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def read(name: str) -> dict | None:
+    path = ROOT / "docs" / name / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(rows: list[dict]) -> list[str]:
+    """The keys of the first row are the columns."""
+    names = list(rows[0])
+    return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|",
+            *("| " + " | ".join("" if row[n] is None else f"{row[n]:,}" if isinstance(row[n], int) else str(row[n]) for n in names) + " |" for row in rows)]
+
+
+def stages(found: dict) -> str:
+    lines = ["# Stages", "", f"Made by `make bench AREA=stages` at {found['commit']} on {found['machine']['cores']} cores. Medians of criterion, with intervals of 95 %."
+             " Files are the smallest, the middle and the largest sample of a format.", ""]
+    rates = []
+    for suite in found["suites"]:
+        seconds = suite["nanoseconds"] / 1e9
+        low, high = (f"{n / 1e3:.1f}" for n in suite["interval"])
+        rate = f"{suite['amount'] / seconds / 1e6:.1f} MB/s" if suite["of"] == "bytes" else f"{suite['amount'] / seconds:,.0f} items/s"
+        rates.append({"suite": suite["suite"], "microseconds": f"{seconds * 1e6:.1f}", "interval": f"{low} - {high}", "rate": rate})
+    lines += [*table(rates), "", "## Allocations", "",
+              "For an item, by all threads, after three runs that let kept buffers grow. What is allocated beyond an item's bytes is the most that can have been copied."
+              " `write/made` is what the test itself makes and is part of the other rows of `write`. libtorch's own memory is not in here.", ""]
+    counts = [{"suite": a["name"], "bytes of an item": a["item_bytes"], "allocations": f"{a['allocations']:.1f}", "bytes allocated": f"{a['allocated_bytes']:,.0f}"}
+              for a in found["allocations"]]
+    return "\n".join([*lines, *table(counts)]) + "\n"
+
+
+def growth(found: dict) -> str:
+    lines = ["# How cost grows", "", f"Made by `make bench AREA=growth` on {found['machine']['cores']} cores; `tests/bench/growth` says how.", "",
+             "![Plots of the tables below](growth/growth.svg)"]
+    for part, rows in found.items():
+        if isinstance(rows, list):
+            lines += ["", f"## {part.capitalize()} ({found['commits'][part][:12]})", "", *table(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -31,3 +69,6 @@ def evidence() -> str:
 
 (ROOT / "docs" / "benchmarks.md").write_text(benchmarks())
 (ROOT / "docs" / "evidence.md").write_text(evidence())
+for name, page in (("stages", stages), ("growth", growth)):
+    if found := read(name):
+        (ROOT / "docs" / f"{name}.md").write_text(page(found))

@@ -174,7 +174,7 @@ pub struct Models {
 pub enum ModelsAction {
     /// Round the weights of linear layers to 8 bits, for the CPU: a new model beside the old one.
     #[command(
-        after_help = "Examples:\n  spawn models quantize minilm-l6\n  spawn models quantize minilm-l6 --name minilm-small --cosine-min 0.995"
+        after_help = "Examples:\n  spawn models quantize minilm-l6\n  spawn models quantize minilm-l6 --to bf16\n  spawn models quantize minilm-l6 --name minilm-small --cosine-min 0.995"
     )]
     Quantize(Quantize),
 }
@@ -184,7 +184,10 @@ pub enum ModelsAction {
 pub struct Quantize {
     /// Its folder below models.dir.
     pub model: String,
-    /// Folder and name of the new model; the old name and `-int8` without it.
+    /// Number type: int8 for linear layers on the CPU, bf16 or f16 for layers that gain by it.
+    #[arg(long, value_name = "DTYPE", env = "SPAWN_MODELS_QUANTIZE_TO", default_value = "int8", value_parser = ["int8", "bf16", "f16"])]
+    pub to: String,
+    /// Folder and name of the new model; the old name and the number type without it.
     #[arg(long, value_name = "NAME", env = "SPAWN_MODELS_QUANTIZE_NAME")]
     pub name: Option<String>,
     /// Least cosine, 0.9 to 1, between its vectors and the golden ones. Below it the model is refused, now and at every start.

@@ -31,11 +31,17 @@ impl Embedding {
         for other in all {
             sum.iter_mut().zip(&other.0).for_each(|(s, v)| *s += v);
         }
-        let norm = sum.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        Some(Self(sum).scaled())
+    }
+
+    /// Scaled to length 1; 0 stays 0.
+    #[must_use]
+    pub fn scaled(mut self) -> Self {
+        let norm = self.0.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         if norm > 0.0 {
-            sum.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
+            self.0.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
         }
-        Some(Self(sum))
+        self
     }
 
     /// Cosine similarity, -1 to 1; 0 when either has no length. Dimensions must agree.

@@ -77,8 +77,9 @@ impl ConsumerConfig {
             .set("fetch.min.bytes", self.fetch_min_bytes.to_string())
             // The default of a second halves the throughput once the queue was full.
             .set("fetch.queue.backoff.ms", "5")
-            // Of one partition in one answer: what waits in the others comes soon after. A larger message still comes whole.
-            .set("fetch.message.max.bytes", "524288")
+            // Of one partition in one answer: what waits in the others comes soon after. A larger message still comes whole. Less than a fetch
+            // waits for, and a partition alone would make it wait in full each time.
+            .set("fetch.message.max.bytes", self.fetch_min_bytes.saturating_mul(2).max(512 << 10).to_string())
             // One answer of a broker must not be a multiple of the budget.
             .set("fetch.max.bytes", self.queue_bytes_max.clamp(16 << 20, 50 << 20).to_string())
             // Without it, control and aborted records before the end would never be settled.
@@ -171,4 +172,18 @@ fn apply(client: &mut ClientConfig, properties: &BTreeMap<String, String>) {
     properties.iter().for_each(|(key, value)| {
         client.set(key, value);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ConsumerConfig;
+
+    #[test]
+    fn one_partition_alone_can_bring_what_a_fetch_waits_for() {
+        for fetch_min_bytes in [1, 1 << 20, 16 << 20] {
+            let client = ConsumerConfig { fetch_min_bytes, ..ConsumerConfig::default() }.client();
+            let most: u64 = client.get("fetch.message.max.bytes").expect("is set").parse().expect("a number");
+            assert!(most > u64::from(fetch_min_bytes), "{most} for {fetch_min_bytes}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -39,10 +40,17 @@ jit::Node *gelu_after(const jit::Value &value) {
   return approximate && approximate->isString() && approximate->toStringRef() == "none" ? user : nullptr;
 }
 
-void by_onednn(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
+void by_onednn(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight, at::ScalarType dtype) {
+  auto *input = linear.input(0);
+  auto *bias = linear.input(2);
+  if (dtype != at::kFloat) {
+    input = graph.insert(c10::aten::to, {input, static_cast<int64_t>(dtype)});
+    auto constant = *jit::toIValue(bias);
+    bias = constant.isTensor() ? graph.insertConstant(constant.toTensor().detach().to(dtype)) : bias;
+  }
   // An ordinary constant cannot hold a tensor without storage.
   auto *constant = graph.insertNode(graph.create(c10::prim::ConstantMKLDNNTensor));
-  constant->t_(c10::attr::value, weight.to_mkldnn());
+  constant->t_(c10::attr::value, weight.to(dtype).to_mkldnn());
   auto *gelu = gelu_after(*linear.output());
   auto *attribute = graph.insertConstant(gelu ? "gelu" : "none");
   auto *algorithm = gelu ? graph.insertConstant("none") : graph.insertConstant(c10::IValue());
@@ -50,7 +58,7 @@ void by_onednn(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
   auto *scalars = graph.insertNode(graph.createList(scalar, {}))->output();
   auto *output = graph.insert(
       c10::Symbol::fromQualString("mkldnn::_linear_pointwise"),
-      {linear.input(0), constant->output(), linear.input(2), attribute, scalars, algorithm});
+      {input, constant->output(), bias, attribute, scalars, algorithm});
   (gelu ? gelu : &linear)->output()->replaceAllUsesWith(output);
 }
 
@@ -63,9 +71,9 @@ void by_int8(jit::Graph &graph, jit::Node &linear, const at::Tensor &weight) {
   linear.output()->replaceAllUsesWith(output);
 }
 
-using Replace = void (*)(jit::Graph &, jit::Node &, const at::Tensor &);
+using Replace = std::function<void(jit::Graph &, jit::Node &, const at::Tensor &)>;
 
-size_t visit(jit::Graph &graph, jit::Block &block, Replace replace) {
+size_t visit(jit::Graph &graph, jit::Block &block, const Replace &replace) {
   size_t count = 0;
   std::vector<jit::Node *> nodes(block.nodes().begin(), block.nodes().end());
   for (auto *node : nodes) {
@@ -83,16 +91,42 @@ size_t visit(jit::Graph &graph, jit::Block &block, Replace replace) {
   return count;
 }
 
-size_t replace_all(jit::Graph &graph, Replace replace) {
+size_t replace_all(jit::Graph &graph, const Replace &replace) {
   auto count = visit(graph, *graph.block(), replace);
   // The old nodes, with nobody left to use them.
   jit::EliminateDeadCode(graph.block());
   return count;
 }
 
+size_t store_weights(jit::Graph &graph, jit::Block &block, at::ScalarType dtype) {
+  size_t count = 0;
+  for (auto *node : block.nodes()) {
+    for (auto *inner : node->blocks()) {
+      count += store_weights(graph, *inner, dtype);
+    }
+    if (node->kind() != c10::aten::linear && node->kind() != c10::aten::_convolution && node->kind() != c10::aten::conv2d) {
+      continue;
+    }
+    // Weights and bias.
+    for (size_t i : {1, 2}) {
+      auto value = jit::toIValue(node->input(i));
+      if (value && value->isTensor() && value->toTensor().scalar_type() == at::kFloat) {
+        jit::WithInsertPoint here(node);
+        node->replaceInput(i, graph.insertConstant(value->toTensor().detach().to(dtype)));
+        count += i == 1 ? 1 : 0;
+      }
+    }
+  }
+  return count;
+}
+
 } // namespace
 
-size_t linear_by_onednn(jit::Graph &graph) { return replace_all(graph, by_onednn); }
+size_t store_weights(jit::Graph &graph, at::ScalarType dtype) { return store_weights(graph, *graph.block(), dtype); }
+
+size_t linear_by_onednn(jit::Graph &graph, at::ScalarType dtype) {
+  return replace_all(graph, [dtype](jit::Graph &in, jit::Node &linear, const at::Tensor &weight) { by_onednn(in, linear, weight, dtype); });
+}
 
 size_t linear_by_int8(jit::Graph &graph) {
   register_int8();

@@ -3,6 +3,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -14,13 +15,15 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
 struct spawn_module {
   torch::jit::Module module;
   at::Device device;
-  size_t linears;
+  std::optional<at::ScalarType> autocast;
+  size_t layers;
 };
 
 struct spawn_outputs {
@@ -28,6 +31,10 @@ struct spawn_outputs {
 };
 
 namespace {
+
+// `spawn_options::dtype`
+constexpr int32_t INT8 = 1;
+constexpr int32_t BF16 = 2;
 
 // Runs `body`; an exception becomes its message and the answer `T{}`.
 template <typename T, typename F> T guarded(char **message, F body) {
@@ -57,6 +64,29 @@ at::ScalarType scalar_type(int32_t dtype) {
     throw std::invalid_argument("unknown input number type");
   }
 }
+
+// While it lives, layers that gain by it are computed in `dtype` on this thread; sums and norms are not.
+class Autocast {
+public:
+  Autocast(const at::Device &device, std::optional<at::ScalarType> dtype) : device(device.type()), active(dtype.has_value()) {
+    if (active) {
+      at::autocast::set_autocast_dtype(this->device, *dtype);
+      at::autocast::set_autocast_enabled(this->device, true);
+    }
+  }
+  Autocast(const Autocast &) = delete;
+  Autocast &operator=(const Autocast &) = delete;
+  ~Autocast() {
+    if (active) {
+      at::autocast::clear_cache();
+      at::autocast::set_autocast_enabled(device, false);
+    }
+  }
+
+private:
+  at::DeviceType device;
+  bool active;
+};
 
 at::Tensor view(const spawn_input &input, const at::Device &device) {
   // Never written to: a module that changed its inputs in place could not be run twice on the same record.
@@ -93,29 +123,39 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
     if (options->optimise) {
       module = torch::jit::optimize_for_inference(module);
     }
-    size_t linears = 0;
-    if (options->int8) {
+    size_t layers = 0;
+    std::optional<at::ScalarType> autocast;
+    if (options->dtype >= BF16) {
+      autocast = options->dtype == BF16 ? at::kBFloat16 : at::kHalf;
+      auto &graph = *module.get_method("forward").graph();
+      layers = device.is_cpu() ? linear_by_onednn(graph, *autocast) : 0;
+      layers += store_weights(graph, *autocast);
+      if (layers == 0) {
+        throw std::invalid_argument("dtype bf16 or f16: the module has no linear layer or convolution with constant f32 weights");
+      }
+    } else if (options->dtype == INT8) {
       if (!device.is_cpu()) {
         throw std::invalid_argument("dtype int8 runs on the CPU; use the f32 model on a GPU");
       }
-      linears = linear_by_int8(*module.get_method("forward").graph());
-      if (linears == 0) {
+      layers = linear_by_int8(*module.get_method("forward").graph());
+      if (layers == 0) {
         throw std::invalid_argument("dtype int8: the module has no linear layer with constant f32 weights");
       }
     } else if (options->onednn && device.is_cpu()) {
-      linears = linear_by_onednn(*module.get_method("forward").graph());
+      layers = linear_by_onednn(*module.get_method("forward").graph(), at::kFloat);
     }
-    return new spawn_module{std::move(module), device, linears};
+    return new spawn_module{std::move(module), device, autocast, layers};
   });
 }
 
-size_t spawn_module_linears(const spawn_module *module) { return module->linears; }
+size_t spawn_module_layers(const spawn_module *module) { return module->layers; }
 
 void spawn_module_free(spawn_module *module) { delete module; }
 
 spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inputs, size_t count, char **message) {
   return guarded<spawn_outputs *>(message, [&] {
     c10::InferenceMode guard;
+    Autocast autocast(module->device, module->autocast);
     std::vector<c10::IValue> arguments;
     arguments.reserve(count);
     for (size_t i = 0; i < count; ++i) {

@@ -31,14 +31,14 @@ struct spawn_options {
   int32_t cuda; // device index, or -1 for the CPU
   bool freeze;
   bool onednn;
-  bool int8;
+  int32_t dtype; // 0 = f32, 1 = linear layers in int8, 2 = bf16, 3 = f16
   bool optimise;
   bool profiling;
 };
 
 spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message);
-// How many linear layers run by oneDNN.
-size_t spawn_module_linears(const spawn_module *module);
+// How many layers run by something faster than the file had.
+size_t spawn_module_layers(const spawn_module *module);
 void spawn_module_free(spawn_module *module);
 
 // Runs `forward` without autograd. The answer is a tensor or a tuple of tensors.

@@ -27,6 +27,6 @@ mod tests;
 
 pub use error::LoadError;
 pub use golden::GoldenReport;
-pub use manifest::Manifest;
+pub use manifest::{Dtype, Manifest};
 pub use model::{TorchModel, Tuning};
 pub use runtime::{Device, Threads, cores_granted, init, tune_malloc, versions};

@@ -12,6 +12,32 @@ const DIMENSION_MAX: usize = 4000;
 /// Most files in a model folder: more means that it is no model folder.
 const FILES_MAX: usize = 1000;
 
+/// Number type of the computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32 = 0,
+    /// Linear layers in 8-bit integers, with a scale for each row; on the CPU.
+    Int8 = 1,
+    /// Layers that gain by it in 16-bit floats with the exponents of `f32`.
+    Bf16 = 2,
+    /// The same with 11 bits of precision and a largest number of 65,504.
+    F16 = 3,
+}
+
+impl Dtype {
+    /// As manifests and rows name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+}
+
 /// What a model folder says about itself.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,8 +48,8 @@ pub struct Manifest {
     pub modality: Modality,
     /// How `model.pt` was saved.
     pub format: Format,
-    /// Number type of the computation: `f32`, `bf16`, `f16`, or `int8` for linear layers in 8-bit integers on the CPU.
-    pub dtype: String,
+    /// Number type of the computation: `f32`, `bf16`, `f16` or `int8`.
+    pub dtype: Dtype,
     /// Elements of the embedding, 1 to 4000.
     pub dimension: usize,
     /// Whether the module scales embeddings to length 1. The golden vectors are checked for it.
@@ -180,9 +206,6 @@ impl Manifest {
         let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(fine) {
             return Err(format!("name = {:?}: 1 to 64 of a-z, 0-9, `-`, `_`, `.` are accepted", self.name));
-        }
-        if !["f32", "bf16", "f16", "int8"].contains(&self.dtype.as_str()) {
-            return Err(format!("dtype = {:?}: f32, bf16, f16 or int8 are accepted", self.dtype));
         }
         if !(1..=DIMENSION_MAX).contains(&self.dimension) {
             return Err(format!("dimension = {}: 1 to {DIMENSION_MAX} are accepted", self.dimension));

@@ -2,7 +2,7 @@
 
 use crate::assemble::Assembler;
 use crate::golden::{self, Answer, Example, GoldenReport, Tolerance};
-use crate::manifest::{Manifest, Output as Role};
+use crate::manifest::{Dtype, Manifest, Output as Role};
 use crate::module::{Module, Options, Output};
 use crate::runtime::{Device, resolve};
 use crate::{LoadError, fault};
@@ -67,7 +67,7 @@ impl TorchModel {
         let device = resolve(device)?;
         let cuda = if let Device::Cuda(index) = device { Some(index) } else { None };
         let path = dir.join("model.pt");
-        let module = Module::load(&path, Options { cuda, int8: manifest.dtype == "int8", tuning })
+        let module = Module::load(&path, Options { cuda, dtype: manifest.dtype, tuning })
             .map_err(|detail| LoadError::Module { path, detail })?;
         let spec = ModelSpec {
             name: manifest.name.as_str().into(),
@@ -115,9 +115,9 @@ impl TorchModel {
         self.load_seconds
     }
 
-    /// How many of its linear layers run by oneDNN; see [`Tuning::onednn`].
-    pub fn onednn_linears(&self) -> usize {
-        self.module.linears()
+    /// How many of its layers run by oneDNN (see [`Tuning::onednn`]) or in fewer bits.
+    pub fn fast_layers(&self) -> usize {
+        self.module.layers()
     }
 
     /// The inputs of the golden examples: real ones, for measurements.
@@ -177,11 +177,16 @@ impl TorchModel {
         let find = |role| roles.iter().position(|r| *r == role).map(|i| &outputs[i]);
         let mut embeddings = find(Role::Embedding).map(|o| rows(o, chunks.len())).transpose()?;
         let mut scores = find(Role::Scores).map(|o| rows(o, chunks.len())).transpose()?;
+        // In 16 bits a module's own scaling is off by up to a few thousandths.
+        let scale = self.manifest.normalised && matches!(self.manifest.dtype, Dtype::Bf16 | Dtype::F16);
         (0..chunks.len())
             .map(|_| {
                 let embedding = embeddings.as_mut().and_then(Iterator::next);
                 let embedding = embedding.map(|row| Embedding::try_new(row.to_vec(), self.spec.dimension));
-                let embedding = embedding.transpose().map_err(fault::of_chunk)?;
+                let mut embedding = embedding.transpose().map_err(fault::of_chunk)?;
+                if scale {
+                    embedding = embedding.map(Embedding::scaled);
+                }
                 let scores = scores.as_mut().and_then(Iterator::next).map(<[f32]>::to_vec);
                 let top = self.manifest.labels_top;
                 let labels = best(scores.as_deref().unwrap_or_default(), &self.labels, top)?;

@@ -1,5 +1,6 @@
 //! A TorchScript module, through the C++ shim: what tch lacks is freezing, `optimize_for_inference` and inference mode.
 
+use crate::manifest::Dtype;
 use crate::model::Tuning;
 use spawn_core::ArrayData;
 use std::ffi::{CStr, CString, c_char};
@@ -28,8 +29,8 @@ pub(crate) struct Output {
 pub(crate) struct Options {
     /// GPU, or the CPU.
     pub(crate) cuda: Option<u8>,
-    /// Linear layers in 8-bit integers.
-    pub(crate) int8: bool,
+    /// Number type of the computation.
+    pub(crate) dtype: Dtype,
     pub(crate) tuning: Tuning,
 }
 
@@ -49,7 +50,7 @@ impl Module {
             cuda: options.cuda.map_or(-1, i32::from),
             freeze: options.tuning.freeze,
             onednn: options.tuning.onednn,
-            int8: options.int8,
+            dtype: options.dtype as i32,
             optimise: options.tuning.optimise,
             profiling: options.tuning.profiling,
         };
@@ -59,10 +60,10 @@ impl Module {
         NonNull::new(module).map(Self).ok_or_else(|| "no module".into())
     }
 
-    /// How many linear layers run by oneDNN, or in 8-bit integers.
-    pub(crate) fn linears(&self) -> usize {
+    /// How many layers run by oneDNN, or in fewer bits.
+    pub(crate) fn layers(&self) -> usize {
         // SAFETY: made by `spawn_module_load` and not yet freed.
-        unsafe { ffi::spawn_module_linears(self.0.as_ptr()) }
+        unsafe { ffi::spawn_module_layers(self.0.as_ptr()) }
     }
 
     /// Runs the module. The error is libtorch's message.
@@ -189,7 +190,7 @@ mod ffi {
         pub(super) cuda: i32,
         pub(super) freeze: bool,
         pub(super) onednn: bool,
-        pub(super) int8: bool,
+        pub(super) dtype: i32,
         pub(super) optimise: bool,
         pub(super) profiling: bool,
     }
@@ -200,7 +201,7 @@ mod ffi {
             options: *const Options,
             message: *mut *mut c_char,
         ) -> *mut Module;
-        pub(super) fn spawn_module_linears(module: *const Module) -> usize;
+        pub(super) fn spawn_module_layers(module: *const Module) -> usize;
         pub(super) fn spawn_module_free(module: *mut Module);
         pub(super) fn spawn_module_forward(
             module: *mut Module,

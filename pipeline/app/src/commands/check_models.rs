@@ -82,7 +82,7 @@ fn identity(pipeline: &Pipeline, manifest: &Manifest, version: &str, stage: &dyn
         modality: manifest.modality,
         model: ModelSpec::id_of(&manifest.name, version),
         preparation: stage.spec().to_owned(),
-        dtype: manifest.dtype.clone(),
+        dtype: manifest.dtype.as_str().into(),
         dimension: manifest.dimension,
     }
 }

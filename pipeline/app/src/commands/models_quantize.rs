@@ -1,4 +1,4 @@
-//! `spawn models quantize`: the same weights in 8-bit integers, as a model of their own.
+//! `spawn models quantize`: the same weights in fewer bits, as a model of their own.
 //!
 //! A new folder, because it makes other vectors: they go into a generation of their own beside the old one, and the way back is a switch.
 
@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::registry;
 use serde_json::json;
 use spawn_core::{Features, Model};
-use spawn_torch::TorchModel;
+use spawn_torch::{Dtype, TorchModel};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use toml_edit::{DocumentMut, value};
@@ -23,10 +23,11 @@ const COSINES: std::ops::RangeInclusive<f64> = 0.9..=1.0;
 
 pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     let (manifest, folder) = registry::manifest(&settings, &args.model)?;
-    let name = args.name.unwrap_or_else(|| format!("{}-int8", manifest.name));
+    let name = args.name.unwrap_or_else(|| format!("{}-{}", manifest.name, args.to));
     let target = settings.models.dir.join(&name);
-    if manifest.dtype != "f32" {
-        let text = format!("{}: dtype = \"{}\"; only f32 models are quantised", args.model, manifest.dtype);
+    if manifest.dtype != Dtype::F32 {
+        let text =
+            format!("{}: dtype = \"{}\"; only f32 models are quantised", args.model, manifest.dtype.as_str());
         return Err(Failure::new(Code::Data, text));
     }
     if !COSINES.contains(&args.cosine_min) {
@@ -44,7 +45,7 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     let mut before = TorchModel::load(&folder, &cpu).or_exit(Code::Data)?;
     let made = tempfile::Builder::new().prefix(".quantize-").tempdir_in(&settings.models.dir)?;
     copy(&folder, made.path())?;
-    rewrite(&made.path().join("model.toml"), &name, args.cosine_min)?;
+    rewrite(&made.path().join("model.toml"), &name, &args.to, args.cosine_min)?;
     let mut after = TorchModel::load(made.path(), &cpu).or_exit(Code::Data)?;
     let examples: Vec<Features> = before.examples().cloned().collect();
     let (slow, fast) = compare(&mut before, &mut after, &examples)?;
@@ -59,7 +60,7 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
         out.json(
             "quantize",
             json!({
-                "name": name, "folder": target, "version": version, "cosine_min": cosine, "chunks_per_second": {"f32": slow, "int8": fast},
+                "name": name, "folder": target, "version": version, "cosine_min": cosine, "dtype": args.to, "chunks_per_second": {"f32": slow, (args.to.as_str()): fast},
                 "ratio": fast / slow,
             }),
         );
@@ -90,11 +91,11 @@ fn copy(from: &Path, to: &Path) -> Outcome {
 }
 
 /// Name, number type and the parity gate; everything else stays as it is, comments too.
-fn rewrite(path: &Path, name: &str, cosine_min: f64) -> Outcome {
+fn rewrite(path: &Path, name: &str, dtype: &str, cosine_min: f64) -> Outcome {
     let text = std::fs::read_to_string(path)?;
     let mut manifest: DocumentMut = text.parse().or_exit(Code::Config)?;
     manifest["name"] = value(name);
-    manifest["dtype"] = value("int8");
+    manifest["dtype"] = value(dtype);
     manifest["golden"]["cosine_min"] = value(cosine_min);
     std::fs::write(path, manifest.to_string())?;
     Ok(())

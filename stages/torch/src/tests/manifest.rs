@@ -40,7 +40,7 @@ fn what_cannot_be_is_refused_with_file_and_key() {
         ("\"tiny\"", "\"Tiny model\"", "name = "),
         ("\"text\"", "\"video\"", "video"),
         ("\"torchscript\"", "\"onnx\"", "onnx"),
-        ("\"f32\"", "\"f64\"", "dtype = \"f64\""),
+        ("\"f32\"", "\"f64\"", "f64"),
         ("shape = [-1]", "shape = [3, -1]", "inputs.ids.shape"),
         ("shape = [-1]", "shape = [0]", "inputs.ids.shape"),
         ("pad = 0", "pad = 0.5", "inputs.ids.pad = 0.5"),
