@@ -46,7 +46,7 @@ def stages(found: dict) -> str:
 
 def growth(found: dict) -> str:
     lines = ["# How cost grows", "", f"Made by `make bench AREA=growth` on {found['machine']['cores']} cores; `tests/bench/growth` says how.", "",
-             "![Plots of the tables below](growth/growth.svg)"]
+             *(["![Plots of the tables below](growth/growth.svg)"] if (ROOT / "docs" / "growth" / "growth.svg").exists() else [])]
     for part, rows in found.items():
         if isinstance(rows, list):
             lines += ["", f"## {part.capitalize()} ({found['commits'][part][:12]})", "", *table(rows)]
