@@ -14,7 +14,10 @@ fn main() {
         .warnings(false)
         .include(include.join("torch/csrc/api/include"))
         .include(include)
-        .files(["native/convolution.cpp", "native/int8.cpp", "native/linear.cpp", "native/module.cpp"])
+        .files(
+            ["convolution", "int8", "linear", "module", "static_int8"]
+                .map(|name| format!("native/{name}.cpp")),
+        )
         .compile("spawn_torch_native");
     println!("cargo::rerun-if-changed=native");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");

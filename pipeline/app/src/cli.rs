@@ -172,9 +172,9 @@ pub struct Models {
 /// What can be done with models.
 #[derive(Subcommand, Debug)]
 pub enum ModelsAction {
-    /// Round the weights of linear layers to 8 bits, for the CPU: a new model beside the old one.
+    /// The same weights in fewer bits: a new model beside the old one.
     #[command(
-        after_help = "Examples:\n  spawn models quantize minilm-l6\n  spawn models quantize minilm-l6 --to bf16\n  spawn models quantize minilm-l6 --name minilm-small --cosine-min 0.995"
+        after_help = "Examples:\n  spawn models quantize minilm-l6\n  spawn models quantize minilm-l6 --to bf16\n  spawn models quantize efficientnet-lite0 --calibrate ./photos\n  spawn models quantize minilm-l6 --name minilm-small --cosine-min 0.995"
     )]
     Quantize(Quantize),
 }
@@ -184,9 +184,13 @@ pub enum ModelsAction {
 pub struct Quantize {
     /// Its folder below models.dir.
     pub model: String,
-    /// Number type: int8 for linear layers on the CPU, bf16 or f16 for layers that gain by it.
+    /// Number type: int8 on the CPU, bf16 or f16 for layers that gain by it.
     #[arg(long, value_name = "DTYPE", env = "SPAWN_MODELS_QUANTIZE_TO", default_value = "int8", value_parser = ["int8", "bf16", "f16"])]
     pub to: String,
+    /// Folder with media as the model will see them: int8 reads up to 256 files to learn the range of each convolution's numbers.
+    /// Convolutions stay in f32 without it.
+    #[arg(long, value_name = "DIR", env = "SPAWN_MODELS_QUANTIZE_CALIBRATE")]
+    pub calibrate: Option<PathBuf>,
     /// Folder and name of the new model; the old name and the number type without it.
     #[arg(long, value_name = "NAME", env = "SPAWN_MODELS_QUANTIZE_NAME")]
     pub name: Option<String>,

@@ -36,8 +36,9 @@ pub struct Raw<'a> {
 
 /// Parses a record. Never fails: what cannot be understood is a job with a rejection.
 pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
+    let of_record = |content: &[u8]| ItemId::of_record(raw.topic, raw.key.map_or(&[], |k| k), content);
     let mut job = Job {
-        id: ItemId::of_record(raw.topic, raw.key.map_or(&[], |k| k), raw.value.map_or(&[], |v| v)),
+        id: ItemId([0; 32]),
         event_id: None,
         source: raw.topic.to_owned(),
         source_uri: None,
@@ -45,6 +46,7 @@ pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
         metadata: Map::new(),
     };
     let Some(value) = raw.value else {
+        job.id = of_record(&[]);
         return (job, Body::Delete);
     };
     let payload = match raw.form() {
@@ -58,14 +60,12 @@ pub fn parse(raw: Raw<'_>) -> (Job, Body<Payload>) {
         job.metadata.entry("traceparent").or_insert_with(|| context.into());
     }
     let payload = payload.and_then(|payload| check(&job).map(|()| payload));
-    match (&job.event_id, &payload) {
-        (Some(id), _) => job.id = ItemId::of_event(&job.source, id),
+    job.id = match (&job.event_id, &payload) {
+        (Some(id), _) => ItemId::of_event(&job.source, id),
         // Without a value the reference is all there is.
-        (None, Ok(Payload::Reference(uri))) if value.is_empty() => {
-            job.id = ItemId::of_record(raw.topic, raw.key.map_or(&[], |k| k), uri.as_bytes());
-        }
-        _ => {}
-    }
+        (None, Ok(Payload::Reference(uri))) if value.is_empty() => of_record(uri.as_bytes()),
+        _ => of_record(value),
+    };
     (job, payload.map_or_else(Body::Rejected, Body::Work))
 }
 

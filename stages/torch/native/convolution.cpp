@@ -14,17 +14,6 @@ namespace jit = torch::jit;
 
 namespace {
 
-using Axes = std::vector<int64_t>;
-
-// Rows before columns, as convolutions have it.
-struct Convolution {
-  jit::Value *input;
-  at::Tensor weight; // [outputs, inputs / groups, rows, columns]
-  at::Tensor bias;   // [outputs], or undefined
-  Axes stride, padding, dilation;
-  int64_t groups;
-};
-
 std::optional<Axes> axes(const jit::Value *value) {
   auto constant = jit::toIValue(value);
   if (!constant || !constant->isIntList() || constant->toIntVector().size() != 2) {
@@ -33,7 +22,8 @@ std::optional<Axes> axes(const jit::Value *value) {
   return constant->toIntVector();
 }
 
-// What the node says, if all but its input is constant and the weights are plain f32 numbers on the CPU.
+} // namespace
+
 std::optional<Convolution> constant_convolution(const jit::Node &node) {
   const bool general = node.kind() == c10::aten::_convolution;
   if (!general && node.kind() != c10::aten::conv2d) {
@@ -54,9 +44,7 @@ std::optional<Convolution> constant_convolution(const jit::Node &node) {
                      *stride,       *padding,        *dilation, groups->toInt()};
 }
 
-// Takes in zeros around its input. Where there are more of them at the end, zeros before the kernel stand for the difference: in f32 that
-// costs less than a copy of all pixels, in 16 bits more.
-void take_padding(Convolution &convolution, at::ScalarType dtype) {
+void take_padding(Convolution &convolution, bool uneven) {
   auto *node = convolution.input->node();
   if (node->kind() != c10::aten::pad && node->kind() != c10::aten::constant_pad_nd) {
     return;
@@ -74,7 +62,7 @@ void take_padding(Convolution &convolution, at::ScalarType dtype) {
   Axes more(2);
   for (size_t axis : {0, 1}) {
     more[axis] = after[axis] - before[axis];
-    if (before[axis] < 0 || more[axis] < 0 || (more[axis] > 0 && (dtype != at::kFloat || convolution.dilation[axis] != 1))) {
+    if (before[axis] < 0 || more[axis] < 0 || (more[axis] > 0 && (!uneven || convolution.dilation[axis] != 1))) {
       return;
     }
   }
@@ -85,13 +73,6 @@ void take_padding(Convolution &convolution, at::ScalarType dtype) {
   convolution.input = node->input(0);
 }
 
-struct Activation {
-  jit::Node *node;
-  std::string name;
-  std::vector<double> bounds;
-};
-
-// The activation that is the only use of `value`.
 std::optional<Activation> activation_after(const jit::Value &value) {
   if (value.uses().size() != 1) {
     return std::nullopt;
@@ -110,6 +91,16 @@ std::optional<Activation> activation_after(const jit::Value &value) {
   return Activation{user, "hardtanh", {least->toScalar().toDouble(), most->toScalar().toDouble()}};
 }
 
+jit::Value *activation_bounds(jit::Graph &graph, const std::optional<Activation> &activation) {
+  std::vector<jit::Value *> bounds;
+  for (double bound : activation ? activation->bounds : std::vector<double>()) {
+    bounds.push_back(graph.insertConstant(bound));
+  }
+  return graph.insertNode(graph.createList(c10::OptionalType::create(c10::NumberType::get()), bounds))->output();
+}
+
+namespace {
+
 at::Tensor packed(const Convolution &convolution, at::ScalarType dtype) {
   auto pack = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_reorder_convolution_weight", "");
   jit::Stack stack = {convolution.weight.to(dtype), convolution.padding, convolution.stride, convolution.dilation, convolution.groups, c10::IValue()};
@@ -118,7 +109,8 @@ at::Tensor packed(const Convolution &convolution, at::ScalarType dtype) {
 }
 
 void by_onednn(jit::Graph &graph, jit::Node &node, Convolution convolution, at::ScalarType dtype) {
-  take_padding(convolution, dtype);
+  // Zeros before the kernel cost less than a copy of all pixels in f32, more in 16 bits.
+  take_padding(convolution, dtype == at::kFloat);
   auto activation = activation_after(*node.output());
   auto *input = convolution.input;
   if (dtype != at::kFloat) {
@@ -128,14 +120,10 @@ void by_onednn(jit::Graph &graph, jit::Node &node, Convolution convolution, at::
   auto *weight = graph.insertNode(graph.create(c10::prim::ConstantMKLDNNTensor));
   weight->t_(c10::attr::value, packed(convolution, dtype));
   auto *bias = graph.insertConstant(convolution.bias.defined() ? c10::IValue(convolution.bias.to(dtype)) : c10::IValue());
-  std::vector<jit::Value *> bounds;
-  for (double bound : activation ? activation->bounds : std::vector<double>()) {
-    bounds.push_back(graph.insertConstant(bound));
-  }
-  auto *scalars = graph.insertNode(graph.createList(c10::OptionalType::create(c10::NumberType::get()), bounds))->output();
+  auto *bounds = activation_bounds(graph, activation);
   auto *output = graph.insert(c10::Symbol::fromQualString("mkldnn::_convolution_pointwise"),
                               {input, weight->output(), bias, convolution.padding, convolution.stride, convolution.dilation, convolution.groups,
-                               activation ? activation->name : "none", scalars, ""});
+                               activation ? activation->name : "none", bounds, ""});
   (activation ? activation->node : &node)->output()->replaceAllUsesWith(output);
 }
 

@@ -80,12 +80,37 @@ at::Tensor linear_int8(const at::Tensor &x, const at::Tensor &weight, const at::
   return sums.view(at::kFloat).view(sizes);
 }
 
+WIDE void add_rounded(const uint8_t *a, const uint8_t *b, uint8_t *into, int64_t count, float a_factor, float b_factor, float offset) {
+  for (int64_t i = 0; i < count; ++i) {
+    float sum = static_cast<float>(a[i]) * a_factor + static_cast<float>(b[i]) * b_factor + offset;
+    sum = sum < 0.0F ? 0.0F : sum > 255.0F ? 255.0F : sum;
+    into[i] = static_cast<uint8_t>(static_cast<int32_t>((sum + TO_INTEGER) - TO_INTEGER));
+  }
+}
+
+// The sum of two u8 tensors of one shape, each `(byte - zero) * scale`.
+at::Tensor add_u8(const at::Tensor &a, double a_scale, int64_t a_zero, const at::Tensor &b, double b_scale, int64_t b_zero, double scale, int64_t zero) {
+  TORCH_CHECK(a.sizes() == b.sizes() && a.scalar_type() == at::kByte && b.scalar_type() == at::kByte, "a sum in 8 bits of ", a.sizes(), " and ", b.sizes());
+  const auto format = a.suggest_memory_format();
+  const auto left = a.contiguous(format), right = b.contiguous(format);
+  auto sum = at::empty_like(left);
+  const auto a_factor = static_cast<float>(a_scale / scale), b_factor = static_cast<float>(b_scale / scale);
+  const auto offset = static_cast<float>(static_cast<double>(zero) - static_cast<double>(a_zero) * a_scale / scale - static_cast<double>(b_zero) * b_scale / scale);
+  const auto *from_left = left.const_data_ptr<uint8_t>(), *from_right = right.const_data_ptr<uint8_t>();
+  auto *into = sum.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, left.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
+    add_rounded(from_left + begin, from_right + begin, into + begin, end - begin, a_factor, b_factor, offset);
+  });
+  return sum;
+}
+
 } // namespace
 
 void register_int8() {
   static torch::Library library(torch::Library::DEF, "spawn", std::nullopt, __FILE__, __LINE__);
   static const bool defined = [] {
     library.def("linear_int8(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor", &linear_int8);
+    library.def("add_u8(Tensor a, float a_scale, int a_zero, Tensor b, float b_scale, int b_zero, float scale, int zero) -> Tensor", &add_u8);
     return true;
   }();
   static_cast<void>(defined);

@@ -1,6 +1,7 @@
 #include "module.h"
 #include "convolution.h"
 #include "linear.h"
+#include "static_int8.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -126,9 +127,11 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
     }
     size_t layers = 0;
     std::optional<at::ScalarType> autocast;
-    if (options->dtype >= BF16) {
+    auto graph = module.get_method("forward").graph();
+    if (options->observe) {
+      layers = observe_convolutions(graph);
+    } else if (options->dtype >= BF16) {
       autocast = options->dtype == BF16 ? at::kBFloat16 : at::kHalf;
-      auto graph = module.get_method("forward").graph();
       layers = device.is_cpu() ? linear_by_onednn(*graph, *autocast) + convolution_by_onednn(graph, *autocast) : 0;
       layers += store_weights(*graph, *autocast);
       if (layers == 0) {
@@ -138,12 +141,15 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
       if (!device.is_cpu()) {
         throw std::invalid_argument("dtype int8 runs on the CPU; use the f32 model on a GPU");
       }
-      layers = linear_by_int8(*module.get_method("forward").graph());
+      layers = linear_by_int8(*graph);
+      if (options->observed != nullptr) {
+        auto *observed = const_cast<float *>(options->observed);
+        layers += convolution_by_int8(graph, at::from_blob(observed, {static_cast<int64_t>(options->observed_count)}, at::kFloat));
+      }
       if (layers == 0) {
-        throw std::invalid_argument("dtype int8: the module has no linear layer with constant f32 weights");
+        throw std::invalid_argument("dtype int8: the module has no linear layer or convolution with constant f32 weights");
       }
     } else if (options->onednn && device.is_cpu()) {
-      auto graph = module.get_method("forward").graph();
       layers = linear_by_onednn(*graph, at::kFloat) + convolution_by_onednn(graph, at::kFloat);
     }
     return new spawn_module{std::move(module), device, autocast, layers};

@@ -31,9 +31,12 @@ struct spawn_options {
   int32_t cuda; // device index, or -1 for the CPU
   bool freeze;
   bool onednn;
-  int32_t dtype; // 0 = f32, 1 = linear layers in int8, 2 = bf16, 3 = f16
+  int32_t dtype; // 0 = f32, 1 = int8, 2 = bf16, 3 = f16
   bool optimise;
   bool profiling;
+  bool observe;          // answer what the convolutions see, instead of the outputs; see `static_int8.h`
+  const float *observed; // with dtype 1: what was seen, for convolutions in int8; or null
+  size_t observed_count;
 };
 
 spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message);

@@ -8,6 +8,7 @@
 //! - [`mod@error`]: why a model cannot be loaded ([`LoadError`])
 //! - [`mod@manifest`]: `model.toml` and the version of a folder ([`Manifest`]); works without touching libtorch
 //! - [`mod@runtime`]: threads, malloc, devices: what is set once per process
+//! - [`mod@calibration`]: what convolutions see, for the scales of int8
 //! - [`mod@assemble`]: chunks become one padded batch
 //! - [`mod@module`]: the TorchScript module, through the C++ shim in `native/`
 //! - [`mod@fault`]: which class a failed call has
@@ -15,6 +16,7 @@
 //! - [`mod@model`]: the seam ([`TorchModel`])
 
 mod assemble;
+pub mod calibration;
 pub mod error;
 mod fault;
 pub mod golden;

@@ -13,12 +13,13 @@ const DIMENSION_MAX: usize = 4000;
 const FILES_MAX: usize = 1000;
 
 /// Number type of the computation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit floats.
+    #[default]
     F32 = 0,
-    /// Linear layers in 8-bit integers, with a scale for each row; on the CPU.
+    /// Linear layers in 8-bit integers, with a scale for each row, and calibrated convolutions; on the CPU.
     Int8 = 1,
     /// Layers that gain by it in 16-bit floats with the exponents of `f32`.
     Bf16 = 2,

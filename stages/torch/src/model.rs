@@ -5,7 +5,7 @@ use crate::golden::{self, Answer, Example, GoldenReport, Tolerance};
 use crate::manifest::{Dtype, Manifest, Output as Role};
 use crate::module::{Module, Options, Output};
 use crate::runtime::{Device, resolve};
-use crate::{LoadError, fault};
+use crate::{LoadError, calibration, fault};
 use spawn_core::{Embedding, Fault, FaultClass, Features, Inference, Label, Model, ModelSpec};
 use std::path::Path;
 use std::sync::Arc;
@@ -67,8 +67,10 @@ impl TorchModel {
         let device = resolve(device)?;
         let cuda = if let Device::Cuda(index) = device { Some(index) } else { None };
         let path = dir.join("model.pt");
-        let module = Module::load(&path, Options { cuda, dtype: manifest.dtype, tuning })
-            .map_err(|detail| LoadError::Module { path, detail })?;
+        let observed = if manifest.dtype == Dtype::Int8 { calibration::read(dir)? } else { None };
+        let options =
+            Options { cuda, dtype: manifest.dtype, tuning, observe: false, observed: observed.as_deref() };
+        let module = Module::load(&path, options).map_err(|detail| LoadError::Module { path, detail })?;
         let spec = ModelSpec {
             name: manifest.name.as_str().into(),
             version: manifest.version()?.into(),

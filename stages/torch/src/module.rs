@@ -25,13 +25,17 @@ pub(crate) struct Output {
 }
 
 /// How a module is made ready.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options<'a> {
     /// GPU, or the CPU.
     pub(crate) cuda: Option<u8>,
     /// Number type of the computation.
     pub(crate) dtype: Dtype,
     pub(crate) tuning: Tuning,
+    /// Answer what the convolutions see; see [`mod@crate::calibration`].
+    pub(crate) observe: bool,
+    /// What they saw, for convolutions in int8.
+    pub(crate) observed: Option<&'a [f32]>,
 }
 
 /// A loaded module. Runs where it was loaded.
@@ -44,7 +48,7 @@ unsafe impl Send for Module {}
 unsafe impl Sync for Module {}
 
 impl Module {
-    pub(crate) fn load(path: &Path, options: Options) -> Result<Self, String> {
+    pub(crate) fn load(path: &Path, options: Options<'_>) -> Result<Self, String> {
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
         let options = ffi::Options {
             cuda: options.cuda.map_or(-1, i32::from),
@@ -53,8 +57,11 @@ impl Module {
             dtype: options.dtype as i32,
             optimise: options.tuning.optimise,
             profiling: options.tuning.profiling,
+            observe: options.observe,
+            observed: options.observed.map_or(std::ptr::null(), <[f32]>::as_ptr),
+            observed_count: options.observed.map_or(0, <[f32]>::len),
         };
-        // SAFETY: the path ends with NUL and both pointers live for the call; the shim catches every exception.
+        // SAFETY: the path ends with NUL and all pointers live for the call; the shim catches every exception.
         let module =
             with_message(|message| unsafe { ffi::spawn_module_load(path.as_ptr(), &options, message) })?;
         NonNull::new(module).map(Self).ok_or_else(|| "no module".into())
@@ -193,6 +200,9 @@ mod ffi {
         pub(super) dtype: i32,
         pub(super) optimise: bool,
         pub(super) profiling: bool,
+        pub(super) observe: bool,
+        pub(super) observed: *const f32,
+        pub(super) observed_count: usize,
     }
 
     unsafe extern "C" {

@@ -2,6 +2,7 @@
 //!
 //! A new folder, because it makes other vectors: they go into a generation of their own beside the old one, and the way back is a switch.
 
+use super::probe::read;
 use crate::cli::Quantize;
 use crate::config::Settings;
 use crate::exit::{Code, Failure, OrExit, Outcome};
@@ -9,9 +10,10 @@ use crate::line::init_torch;
 use crate::output::Output;
 use crate::registry;
 use serde_json::json;
-use spawn_core::{Features, Model};
-use spawn_torch::{Dtype, TorchModel};
-use std::path::Path;
+use spawn_core::{Features, Media, Model};
+use spawn_torch::calibration::calibrate as calibrate_model;
+use spawn_torch::{Dtype, Manifest, TorchModel};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use toml_edit::{DocumentMut, value};
 
@@ -19,6 +21,8 @@ use toml_edit::{DocumentMut, value};
 const ROUNDS: usize = 7;
 /// Of one round, at least.
 const ROUND: Duration = Duration::from_millis(500);
+/// Files that are observed, at most; spread over a larger folder.
+const MEDIA_MAX: usize = 256;
 const COSINES: std::ops::RangeInclusive<f64> = 0.9..=1.0;
 
 pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
@@ -36,6 +40,9 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
             format!("--cosine-min {}: 0.9 to 1 are accepted", args.cosine_min),
         ));
     }
+    if args.calibrate.is_some() && args.to != "int8" {
+        return Err(Failure::new(Code::Usage, format!("--calibrate is for int8; {} needs none", args.to)));
+    }
     if target.exists() {
         let text = format!("{} is there already; remove it or choose another --name", target.display());
         return Err(Failure::new(Code::Data, text));
@@ -45,6 +52,9 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     let mut before = TorchModel::load(&folder, &cpu).or_exit(Code::Data)?;
     let made = tempfile::Builder::new().prefix(".quantize-").tempdir_in(&settings.models.dir)?;
     copy(&folder, made.path())?;
+    if let Some(media) = &args.calibrate {
+        calibrate(made.path(), media, &settings, out)?;
+    }
     rewrite(&made.path().join("model.toml"), &name, &args.to, args.cosine_min)?;
     let mut after = TorchModel::load(made.path(), &cpu).or_exit(Code::Data)?;
     let examples: Vec<Features> = before.examples().cloned().collect();
@@ -72,6 +82,32 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     out.line(format_args!(
         "to use it, give a pipeline another name and topic or collection, and `model = \"{name}\"`: it fills a generation of its own"
     ));
+    Ok(())
+}
+
+/// Shows the model in `folder` what it will work on.
+fn calibrate(folder: &Path, media: &Path, settings: &Settings, out: Output) -> Outcome {
+    let mut stage = registry::stage(&Manifest::read(folder).or_exit(Code::Config)?, folder, settings)?;
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(media)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    paths.sort();
+    let step = paths.len().div_ceil(MEDIA_MAX).max(1);
+    let mut chunks: Vec<Features> = Vec::new();
+    for path in paths.iter().step_by(step) {
+        let prepared = read(path, settings.fetch.payload_bytes_max)
+            .and_then(|bytes| stage.process(&Media::new(bytes.into(), None)));
+        match prepared {
+            Ok(prepared) => chunks.extend(prepared.chunks),
+            Err(rejection) => out.note(format_args!("{}: left out: {rejection}", path.display())),
+        }
+    }
+    out.note(format_args!("observing {} chunks of {}", chunks.len(), media.display()));
+    if !calibrate_model(folder, &chunks).or_exit(Code::Data)? {
+        return Err(Failure::new(
+            Code::Usage,
+            "--calibrate: the model has no convolution to observe".to_owned(),
+        ));
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The models that the project ships with, as they were exported. `make test` installs them.
 
+use crate::calibration::calibrate;
 use crate::{Device, Dtype, LoadError, Manifest, TorchModel, Tuning};
 use spawn_core::{Features, Modality, Model};
 use std::path::{Path, PathBuf};
@@ -48,20 +49,26 @@ fn every_shipped_model_is_proved_on_this_machine() {
     }
 }
 
+/// The shipped model of this modality.
+fn shipped(modality: Modality) -> PathBuf {
+    let wanted = |dir: &PathBuf| Manifest::read(dir).unwrap().modality == modality;
+    models().into_iter().find(wanted).expect("one is shipped")
+}
+
 #[test]
-fn linear_layers_of_a_text_model_run_by_onednn_and_say_the_same() {
-    let text = |dir: &PathBuf| Manifest::read(dir).unwrap().modality == Modality::Text;
-    let dir = models().into_iter().find(text).expect("a text model is shipped");
-    let mut model = TorchModel::load(&dir, &Device::Cpu).unwrap();
-    let tuning = Tuning { onednn: false, ..Tuning::default() };
-    let mut plain = TorchModel::load_with(&dir, &Device::Cpu, tuning).unwrap();
-    assert!(model.fast_layers() > 0);
-    assert_eq!(plain.fast_layers(), 0);
-    let examples: Vec<Features> = model.examples().cloned().collect();
-    let chunks: Vec<&Features> = examples.iter().collect();
-    for (ours, theirs) in model.infer(&chunks).unwrap().iter().zip(plain.infer(&chunks).unwrap()) {
-        let theirs = theirs.embedding.unwrap();
-        assert!(ours.embedding.as_ref().unwrap().cosine(theirs.as_slice()) > 1.0 - 1e-6);
+fn layers_run_by_onednn_and_say_the_same() {
+    for (modality, layers) in [(Modality::Text, 36), (Modality::Image, 50)] {
+        let dir = shipped(modality);
+        let mut model = TorchModel::load(&dir, &Device::Cpu).unwrap();
+        let tuning = Tuning { onednn: false, ..Tuning::default() };
+        let mut plain = TorchModel::load_with(&dir, &Device::Cpu, tuning).unwrap();
+        assert_eq!((model.fast_layers(), plain.fast_layers()), (layers, 0));
+        let examples: Vec<Features> = model.examples().cloned().collect();
+        let chunks: Vec<&Features> = examples.iter().collect();
+        for (ours, theirs) in model.infer(&chunks).unwrap().iter().zip(plain.infer(&chunks).unwrap()) {
+            let theirs = theirs.embedding.unwrap();
+            assert!(ours.embedding.as_ref().unwrap().cosine(theirs.as_slice()) > 1.0 - 1e-6);
+        }
     }
 }
 
@@ -88,16 +95,46 @@ fn a_shipped_model_with_other_weights_is_refused() {
 
 #[test]
 fn in_fewer_bits_a_model_says_nearly_the_same_whatever_its_neighbours() {
-    for (modality, dtype) in [(Modality::Text, "int8"), (Modality::Text, "bf16"), (Modality::Image, "bf16")] {
-        let wanted = |dir: &PathBuf| Manifest::read(dir).unwrap().modality == modality;
-        let original = models().into_iter().find(wanted).expect("one is shipped");
-        says_nearly_the_same(&original, dtype);
+    for (modality, dtype) in [
+        (Modality::Text, "int8"),
+        (Modality::Text, "bf16"),
+        (Modality::Image, "bf16"),
+        (Modality::Image, "int8"),
+    ] {
+        says_nearly_the_same(&shipped(modality), dtype);
     }
+}
+
+#[test]
+fn what_was_observed_belongs_to_one_module() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&shipped(Modality::Image), folder.path());
+    let examples: Vec<Features> =
+        TorchModel::load(folder.path(), &Device::Cpu).unwrap().examples().cloned().collect();
+    let few = calibrate(folder.path(), &examples[..4]).unwrap_err().to_string();
+    assert!(few.contains("4 examples are too few"), "{few}");
+    assert!(!calibrate(&shipped(Modality::Text), &[]).unwrap(), "it has no convolution");
+
+    assert!(calibrate(folder.path(), &[examples.clone(), examples.clone()].concat()).unwrap());
+    let path = folder.path().join("calibration.safetensors");
+    let observed = tch::Tensor::read_safetensors(&path).unwrap().remove(0).1;
+    let shorter = observed.narrow(0, 0, observed.size()[0] - 1);
+    tch::Tensor::write_safetensors(&[("observed", shorter)], &path).unwrap();
+    let manifest = folder.path().join("model.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap().replacen("dtype = \"f32\"", "dtype = \"int8\"", 1);
+    std::fs::write(&manifest, text).unwrap();
+    let error = TorchModel::load(folder.path(), &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("what was observed does not belong to this module"), "{error}");
 }
 
 fn says_nearly_the_same(original: &Path, dtype: &str) {
     let folder = tempfile::tempdir().unwrap();
     copy(original, folder.path());
+    let exact = TorchModel::load(original, &Device::Cpu).unwrap();
+    let examples: Vec<Features> = exact.examples().cloned().collect();
+    if dtype == "int8" && exact.spec().modality == Modality::Image {
+        assert!(calibrate(folder.path(), &[examples.clone(), examples.clone()].concat()).unwrap());
+    }
     let manifest = folder.path().join("model.toml");
     let number_type = format!("dtype = \"{dtype}\"");
     let text = std::fs::read_to_string(&manifest).unwrap().replacen("dtype = \"f32\"", &number_type, 1);
@@ -108,10 +145,8 @@ fn says_nearly_the_same(original: &Path, dtype: &str) {
 
     std::fs::write(&manifest, text.replace("cosine_min = 0.99999", "cosine_min = 0.99")).unwrap();
     let mut model = TorchModel::load(folder.path(), &Device::Cpu).unwrap();
-    let exact = TorchModel::load(original, &Device::Cpu).unwrap();
     assert!(model.fast_layers() >= exact.fast_layers());
     assert_ne!(model.spec().id(), exact.spec().id(), "its vectors go into a generation of their own");
-    let examples: Vec<Features> = model.examples().cloned().collect();
     let together = model.infer(&examples.iter().collect::<Vec<_>>()).unwrap();
     for (example, together) in examples.iter().zip(&together) {
         let alone = model.infer(&[example]).unwrap().remove(0).embedding.unwrap();

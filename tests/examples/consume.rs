@@ -8,6 +8,10 @@ use spawn_core::{Body, Claim, Claimed, Event, Payload, Source};
 use spawn_kafka::{ConsumerConfig, KafkaSource};
 use std::time::Instant;
 
+// As `spawn` has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
