@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 
 /// Most model calls at once where the configuration leaves it open: each keeps the activations of a call.
 const CALLERS_MAX: usize = 4;
+/// Model calls at once on each GPU: one that computes, one whose inputs are copied.
+const GPU_CALLERS: usize = 2;
 
 /// A loaded model with what `spawn models` tells of it.
 pub struct LoadedModel {
@@ -51,7 +53,19 @@ pub struct Runtime {
 
 /// Loads and verifies the models of these pipelines.
 pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outcome<Vec<LoadedModel>> {
-    let device = settings.models.device.parse().or_exit(Code::Config)?;
+    load_on(settings, pipelines, &devices(settings)?[0])
+}
+
+/// The devices of `models.device`.
+pub fn devices(settings: &Settings) -> Outcome<Vec<spawn_torch::Device>> {
+    settings.models.device.split(',').map(|name| name.trim().parse().or_exit(Code::Config)).collect()
+}
+
+fn load_on(
+    settings: &Settings,
+    pipelines: &[PipelineSettings],
+    device: &spawn_torch::Device,
+) -> Outcome<Vec<LoadedModel>> {
     init_torch(settings)?;
     let mut names: Vec<&str> = pipelines.iter().map(|p| p.model.as_str()).collect();
     names.sort_unstable();
@@ -60,7 +74,7 @@ pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outco
         .into_iter()
         .map(|name| {
             let (manifest, folder) = registry::manifest(settings, name)?;
-            let model = TorchModel::load(&folder, &device).or_exit(Code::Data)?;
+            let model = TorchModel::load(&folder, device).or_exit(Code::Data)?;
             Ok(LoadedModel { manifest, folder, model })
         })
         .collect()
@@ -132,17 +146,23 @@ impl Runtime {
         let crew =
             Crew::new(workers, settings.lanes.bulk_share).map_err(|e| Failure::new(Code::Unavailable, e))?;
         let mut models = BTreeMap::new();
-        let mut boxed: Vec<Box<dyn spawn_core::Model>> = Vec::new();
-        let loaded = load_models(&settings, pipelines)?;
+        let devices = devices(&settings)?;
+        let mut boxed: Vec<Vec<Box<dyn spawn_core::Model>>> = vec![Vec::new()];
+        let loaded = load_on(&settings, pipelines, &devices[0])?;
         let model_infos = crate::commands::model_infos(&loaded, &settings)?;
         for LoadedModel { manifest, folder, model } in loaded {
             let stage = registry::stage(&manifest, &folder, &settings)?;
             models.insert(manifest.name.clone(), (manifest, stage));
-            boxed.push(Box::new(model));
+            boxed[0].push(Box::new(model));
         }
-        boxed.iter().for_each(|model| crate::telemetry::model(model.spec()));
-        let on_gpu = boxed.iter().any(|model| model.spec().device.starts_with("cuda"));
-        let device = Device::start(if on_gpu { 1 } else { callers(&settings) }, &boxed, rules(&settings))?;
+        for device in &devices[1..] {
+            let loaded = load_on(&settings, pipelines, device)?;
+            boxed.push(loaded.into_iter().map(|loaded| Box::new(loaded.model) as _).collect());
+        }
+        boxed.iter().flatten().for_each(|model| crate::telemetry::model(model.spec()));
+        let on_gpu = boxed.iter().flatten().any(|model| model.spec().device.starts_with("cuda"));
+        let callers = if on_gpu { GPU_CALLERS } else { callers(&settings) };
+        let device = Device::start(callers, &boxed, rules(&settings))?;
         let shares = shares(&settings, pipelines)?;
         Ok(Self { settings, crew, device, models, shares, model_infos })
     }

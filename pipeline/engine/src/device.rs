@@ -1,7 +1,7 @@
-//! The inference threads of a device. They have the models of all pipelines and take their calls
+//! The inference threads of one or several devices. They have the models of all pipelines and take their calls
 //! oldest first, those of the live lane before those of the bulk lane.
 //!
-//! A GPU has one. On a CPU a call on all cores leaves them idle between and inside operations (a recurrent model most of the time), so
+//! A GPU has two: while one computes, the other's pixels are on their way. On a CPU a call on all cores leaves them idle between and inside operations (a recurrent model most of the time), so
 //! there several calls run side by side, each on its share of the cores.
 
 use crate::bisect::Careful;
@@ -101,14 +101,19 @@ impl std::fmt::Debug for Call {
 }
 
 impl Device {
-    /// Starts `callers` threads (at least one) with these models.
-    pub fn start(callers: usize, models: &[Box<dyn Model>], rules: LaneRules) -> std::io::Result<Self> {
-        let specs = models.iter().map(|model| (model.spec().name.clone(), model.spec().clone())).collect();
+    /// Starts `callers` threads (at least one) for each device, which has the same models as the others.
+    pub fn start(callers: usize, devices: &[Vec<Box<dyn Model>>], rules: LaneRules) -> std::io::Result<Self> {
+        let models = devices.iter().flatten();
+        let specs = models.map(|model| (model.spec().name.clone(), model.spec().clone())).collect();
         let (calls, late) = (Lanes::new(rules.bulk_share), LatePipelines::new());
-        let state = Mutex::new(State { calls, late, threads: callers.max(1), closed: false });
+        let count = callers.max(1) * devices.len();
+        let state = Mutex::new(State { calls, late, threads: count, closed: false });
         let queue = Arc::new(Queue { rules, state, changed: Condvar::new() });
-        let threads = (0..callers.max(1)).map(|n| {
-            let models = models.iter().map(|m| (m.spec().name.clone(), Careful::new(m.fork()))).collect();
+        let threads = (0..count).map(|n| {
+            let models = devices[n % devices.len()]
+                .iter()
+                .map(|m| (m.spec().name.clone(), Careful::new(m.fork())))
+                .collect();
             let present = Present(queue.clone());
             // The number keeps the names apart: helpers of libtorch inherit them, and CPU time is counted by name.
             std::thread::Builder::new().name(format!("infer-{n}")).spawn(move || serve(models, &present.0))

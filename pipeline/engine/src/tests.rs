@@ -1,5 +1,6 @@
 //! The whole line against a source and a sink in memory, which keep the contract of their seams and misbehave as told.
 
+mod devices;
 mod pausing;
 mod stuck;
 mod throttled;
@@ -252,7 +253,8 @@ fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -
 }
 
 async fn run(source: Arc<MemorySource>, sink: Arc<MemorySink>) -> Summary {
-    let device = Device::start(2, &[Box::new(FakeModel::default())], LaneRules::default()).expect("starts");
+    let device =
+        Device::start(2, &[vec![Box::new(FakeModel::default())]], LaneRules::default()).expect("starts");
     let pipeline = pipeline(source, sink, &device);
     let stats = pipeline.stats();
     let run = pipeline.run(stats, std::future::pending());
@@ -359,7 +361,8 @@ async fn deferred_records_come_back_beside_the_line_whatever_becomes_of_them() {
     // Again and again the same partitions with offsets that do not rise, as the waits have it.
     deferred.waiting.lock().expect("lock").extend([(0, 7, "good"), (0, 9, "bad/50"), (1, 3, "good")]);
     let source = Arc::new(MemorySource::default());
-    let device = Device::start(2, &[Box::new(FakeModel::default())], LaneRules::default()).expect("starts");
+    let device =
+        Device::start(2, &[vec![Box::new(FakeModel::default())]], LaneRules::default()).expect("starts");
     let pipeline = Pipeline {
         deferred: Some(deferred.clone()),
         trial: Some(Arc::new(Deadly)),

@@ -6,7 +6,10 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -15,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <memory>
 #include <new>
 #include <optional>
@@ -94,7 +98,18 @@ at::Tensor view(const spawn_input &input, const at::Device &device) {
   // Never written to: a module that changed its inputs in place could not be run twice on the same record.
   auto *data = const_cast<void *>(input.data);
   auto tensor = at::from_blob(data, at::IntArrayRef(input.shape, input.axes), at::TensorOptions(scalar_type(input.dtype)));
-  return device.is_cpu() ? tensor : tensor.to(device);
+  // Pinned memory is copied while the host goes on; its allocator keeps it until that copy has ended.
+  return device.is_cpu() ? tensor : tensor.pin_memory().to(device, tensor.scalar_type(), /*non_blocking=*/true);
+}
+
+// Each thread's own on a GPU: one thread's copies run beside another's kernels.
+c10::Stream own_stream(const at::Device &device) {
+  thread_local std::map<c10::DeviceIndex, c10::Stream> streams;
+  auto found = streams.find(device.index());
+  if (found == streams.end()) {
+    found = streams.emplace(device.index(), c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device)).first;
+  }
+  return found->second;
 }
 
 void collect(const c10::IValue &value, std::vector<at::Tensor> &into) {
@@ -158,11 +173,39 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
 
 size_t spawn_module_layers(const spawn_module *module) { return module->layers; }
 
+int64_t spawn_module_device_bytes_max(const spawn_module *module) {
+  char *message = nullptr;
+  auto bytes = guarded<int64_t>(&message, [&]() -> int64_t {
+    if (module->device.is_cpu()) {
+      return 0;
+    }
+    auto stats = at::getDeviceAllocator(module->device.type())->getDeviceStats(module->device.index());
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  });
+  free(message);
+  return bytes;
+}
+
+void spawn_module_empty_cache(const spawn_module *module) {
+  char *message = nullptr;
+  guarded<bool>(&message, [&] {
+    if (!module->device.is_cpu()) {
+      at::getDeviceAllocator(module->device.type())->emptyCache();
+    }
+    return true;
+  });
+  free(message);
+}
+
 void spawn_module_free(spawn_module *module) { delete module; }
 
 spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inputs, size_t count, char **message) {
   return guarded<spawn_outputs *>(message, [&] {
     c10::InferenceMode guard;
+    c10::OptionalStreamGuard stream;
+    if (!module->device.is_cpu()) {
+      stream.reset_stream(own_stream(module->device));
+    }
     Autocast autocast(module->device, module->autocast);
     std::vector<c10::IValue> arguments;
     arguments.reserve(count);

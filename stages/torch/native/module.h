@@ -42,6 +42,10 @@ struct spawn_options {
 spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message);
 // How many layers run by something faster than the file had.
 size_t spawn_module_layers(const spawn_module *module);
+// Most bytes that libtorch ever held on the module's GPU; 0 on the CPU.
+int64_t spawn_module_device_bytes_max(const spawn_module *module);
+// Gives what libtorch keeps for later calls on the module's GPU back to it; nothing on the CPU.
+void spawn_module_empty_cache(const spawn_module *module);
 void spawn_module_free(spawn_module *module);
 
 // Runs `forward` without autograd. The answer is a tensor or a tuple of tensors.

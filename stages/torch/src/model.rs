@@ -122,6 +122,11 @@ impl TorchModel {
         self.module.layers()
     }
 
+    /// Most bytes that libtorch ever held on its GPU; 0 on the CPU.
+    pub fn device_bytes_max(&self) -> u64 {
+        self.module.device_bytes_max()
+    }
+
     /// The inputs of the golden examples: real ones, for measurements.
     pub fn examples(&self) -> impl Iterator<Item = &Features> {
         self.golden.iter().map(|example| &example.chunk)
@@ -170,7 +175,14 @@ impl TorchModel {
 
     fn call(&mut self, chunks: &[&Features], length_min: usize) -> Result<Vec<Answer>, Fault> {
         let batch = self.assembler.assemble(chunks, length_min).map_err(fault::of_chunk)?;
-        let outputs = self.module.forward(batch).map_err(|message| fault::of_call(&message))?;
+        let outputs = self.module.forward(batch).map_err(|message| {
+            let fault = fault::of_call(&message);
+            // The smaller calls that follow find what the device has, and not what larger ones left in pieces.
+            if fault.class == FaultClass::Resource {
+                self.module.empty_cache();
+            }
+            fault
+        })?;
         let roles = &self.manifest.outputs.order;
         if outputs.len() != roles.len() {
             let detail = format!("the module answers {} tensors, the manifest says {roles:?}", outputs.len());

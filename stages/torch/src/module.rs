@@ -73,6 +73,18 @@ impl Module {
         unsafe { ffi::spawn_module_layers(self.0.as_ptr()) }
     }
 
+    /// Most bytes that libtorch ever held on the module's GPU; 0 on the CPU.
+    pub(crate) fn device_bytes_max(&self) -> u64 {
+        // SAFETY: as above.
+        u64::try_from(unsafe { ffi::spawn_module_device_bytes_max(self.0.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Gives back the memory that libtorch keeps for later calls on the module's GPU.
+    pub(crate) fn empty_cache(&self) {
+        // SAFETY: as above.
+        unsafe { ffi::spawn_module_empty_cache(self.0.as_ptr()) }
+    }
+
     /// Runs the module. The error is libtorch's message.
     pub(crate) fn forward(&self, inputs: &[Batched]) -> Result<Vec<Output>, String> {
         let views = inputs.iter().map(Batched::view).collect::<Result<Vec<_>, _>>()?;
@@ -212,6 +224,8 @@ mod ffi {
             message: *mut *mut c_char,
         ) -> *mut Module;
         pub(super) fn spawn_module_layers(module: *const Module) -> usize;
+        pub(super) fn spawn_module_device_bytes_max(module: *const Module) -> i64;
+        pub(super) fn spawn_module_empty_cache(module: *const Module);
         pub(super) fn spawn_module_free(module: *mut Module);
         pub(super) fn spawn_module_forward(
             module: *mut Module,

@@ -65,7 +65,7 @@ fn parsing(criterion: &mut Criterion) {
 }
 
 async fn whole() {
-    let device = Device::start(1, &[Box::new(Nothing(spec()))], LaneRules::default()).expect("starts");
+    let device = Device::start(1, &[vec![Box::new(Nothing(spec()))]], LaneRules::default()).expect("starts");
     let unit = UnitLimits {
         records_max: 256,
         chunks_max: 1024,

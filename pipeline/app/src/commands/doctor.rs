@@ -22,13 +22,19 @@ pub(super) fn run(settings: Settings, out: Output) -> Outcome {
         ),
     }
     findings.well("cores", "cgroup", format!("{} granted", spawn_torch::cores_granted()));
-    match settings.models.device.parse::<spawn_torch::Device>().map(|d| spawn_torch::runtime::resolve(&d)) {
-        Ok(Ok(device)) => findings.well("device", "models.device", format!("{device:?}")),
-        Ok(Err(error)) => {
-            findings.wrong("device", "models.device", error, "a device", "set models.device = \"cpu\"")
-        }
-        Err(error) => {
-            findings.wrong("device", "models.device", error, "auto, cpu or cuda:N", "set models.device")
+    for name in settings.models.device.split(',').map(str::trim) {
+        match name.parse::<spawn_torch::Device>().and_then(|device| spawn_torch::runtime::resolve(&device)) {
+            Ok(device) => findings.well("device", "models.device", device.to_string()),
+            Err(error) => {
+                let remedy = "set models.device = \"cpu\"";
+                findings.wrong(
+                    "device",
+                    "models.device",
+                    error,
+                    "auto, cpu, cuda:N or several of them",
+                    remedy,
+                );
+            }
         }
     }
     let policy = std::env::var("OMP_WAIT_POLICY").unwrap_or_else(|_| "unset".into());

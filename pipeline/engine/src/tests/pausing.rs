@@ -46,7 +46,7 @@ impl Running {
     fn start(sink: MemorySink, mounted: bool) -> Self {
         let (sink, mounted) = (Arc::new(sink), Arc::new(AtomicBool::new(mounted)));
         let device =
-            Device::start(2, &[Box::new(FakeModel::default())], LaneRules::default()).expect("starts");
+            Device::start(2, &[vec![Box::new(FakeModel::default())]], LaneRules::default()).expect("starts");
         let line = pipeline(MemorySource::new(), sink.clone(), &device);
         let failures = FailureLimits {
             percent_max: 50,

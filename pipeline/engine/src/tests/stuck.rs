@@ -168,7 +168,7 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
         gone,
     });
     let model = BlockedModel(blocked.clone(), FakeModel::default());
-    let device = Device::start(1, &[Box::new(model)], LaneRules::default()).expect("starts");
+    let device = Device::start(1, &[vec![Box::new(model)]], LaneRules::default()).expect("starts");
     let unit =
         UnitLimits { records_max: 1, chunks_max: 8, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
     let pipeline = Pipeline {

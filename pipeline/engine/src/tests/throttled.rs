@@ -97,7 +97,7 @@ async fn named(slow: Slow) -> Option<String> {
         Slow::Infer => Box::<SlowModel>::default(),
         _ => Box::new(FakeModel::default()),
     };
-    let device = Device::start(1, &[model], LaneRules::default()).expect("starts");
+    let device = Device::start(1, &[vec![model]], LaneRules::default()).expect("starts");
     let line = pipeline(MemorySource::new(), sink.clone(), &device);
     let limits = Limits { fetch_window: 1, ..line.limits };
     let mut line = Pipeline { limits, ..line };
