@@ -21,8 +21,12 @@ pub struct TorchModel {
     labels: Arc<[Arc<str>]>,
     pub(crate) golden: Arc<[Example]>,
     report: GoldenReport,
+    lengths_tried: usize,
     load_seconds: f64,
 }
+
+/// Elements between two padded lengths on a GPU.
+const GPU_LENGTH_STEP: usize = 32;
 
 /// How a model is run. The default is what was found best; the rest is there to measure what each idea is worth.
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +39,14 @@ pub struct Tuning {
     pub optimise: bool,
     /// TorchScript's profiling executor, for the whole process. Off: it specialises itself anew for lengths that it has not seen.
     pub profiling: bool,
-    /// Padded lengths are rounded up to a multiple of this, so that there are few shapes to prepare for; at least 1, and 1 on the CPU,
-    /// where a new shape costs nothing with profiling off, but padding does.
+    /// Padded lengths are rounded up to a multiple of this, so that there are few shapes, each of which is tried at loading. 0: 32 on a GPU, 1
+    /// on the CPU, where a new shape costs nothing with profiling off, but padding does.
     pub length_step: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { freeze: true, onednn: true, optimise: false, profiling: false, length_step: 1 }
+        Self { freeze: true, onednn: true, optimise: false, profiling: false, length_step: 0 }
     }
 }
 
@@ -82,7 +86,17 @@ impl TorchModel {
             chunks_max: manifest.limits.batch_max,
             padded_cost_max: manifest.limits.padded_cost_max,
         };
-        let assembler = Assembler::new(manifest.inputs.clone(), tuning.length_step);
+        let length_step = match tuning.length_step {
+            0 => {
+                if cuda.is_some() {
+                    GPU_LENGTH_STEP
+                } else {
+                    1
+                }
+            }
+            step => step,
+        };
+        let assembler = Assembler::new(manifest.inputs.clone(), length_step);
         let report = GoldenReport::new(golden.len());
         let mut model = Self {
             spec,
@@ -92,9 +106,11 @@ impl TorchModel {
             labels: labels.into(),
             golden: golden.into(),
             report,
+            lengths_tried: 0,
             load_seconds: 0.0,
         };
         model.report = model.prove()?;
+        model.lengths_tried = model.warm_up(length_step)?;
         model.load_seconds = started.elapsed().as_secs_f64();
         let GoldenReport { count, cosine_min, abs_max } = model.report;
         let (id, device, seconds) = (model.spec.id(), &model.spec.device, model.load_seconds);
@@ -110,6 +126,11 @@ impl TorchModel {
     /// What loading proved.
     pub fn golden(&self) -> GoldenReport {
         self.report
+    }
+
+    /// How many padded lengths loading tried; see [`Tuning::length_step`].
+    pub fn lengths_tried(&self) -> usize {
+        self.lengths_tried
     }
 
     /// Time from the first look at the folder to the end of the proof.
@@ -142,6 +163,22 @@ impl TorchModel {
             example,
             detail,
         })
+    }
+
+    /// One call of each length that padding can make, and how many these are. The first of a shape costs a GPU's libraries up to seconds.
+    fn warm_up(&mut self, length_step: usize) -> Result<usize, LoadError> {
+        let longest = self.manifest.preparation.get("tokens_max").and_then(toml::Value::as_integer);
+        let longest =
+            longest.and_then(|n| usize::try_from(n).ok()).unwrap_or(0).next_multiple_of(length_step);
+        let shortest = self.golden.iter().map(|example| &example.chunk).min_by_key(|chunk| chunk.length());
+        let Some(chunk) = shortest.filter(|_| length_step > 1).cloned() else { return Ok(0) };
+        for length in (length_step..=longest).step_by(length_step) {
+            self.call(&[&chunk], length).map_err(|fault| LoadError::Module {
+                path: self.manifest.dir().join("model.pt"),
+                detail: format!("a call of the length {length}: {}", fault.detail),
+            })?;
+        }
+        Ok(longest / length_step)
     }
 
     fn prove_all(&mut self, examples: &[Example], report: &mut GoldenReport) -> Result<(), (usize, String)> {

@@ -55,6 +55,17 @@ fn the_ideas_that_can_be_switched_change_no_answer() {
 }
 
 #[test]
+fn lengths_in_steps_are_tried_at_loading() {
+    let folder = folder(Kindness::Good);
+    let tried = |length_step| {
+        let tuning = Tuning { length_step, ..Tuning::default() };
+        TorchModel::load_with(&folder.path, &Device::Cpu, tuning).unwrap().lengths_tried()
+    };
+    // Preparation makes 40 tokens at most: 16, 32 and 48 with padding.
+    assert_eq!((tried(16), tried(40), tried(1), tried(0)), (3, 1, 0, 0));
+}
+
+#[test]
 fn a_model_that_makes_other_vectors_is_refused() {
     for (kindness, example, says) in [
         (Kindness::OtherWeight, 0, "the cosine of its embedding to the reference is 0.99"),
