@@ -82,7 +82,7 @@ pub async fn topic_id(
     topic: &str,
 ) -> Result<Option<String>, Fault> {
     let (client, topic) = (admin(brokers, properties), topic.to_owned());
-    asked(move || Asker::new(client.create()?, topic).ask()).await
+    asked(move || Asker::new(client, topic)?.ask()).await
 }
 
 /// The next offset to be written of every partition of a topic.

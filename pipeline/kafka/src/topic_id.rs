@@ -10,6 +10,7 @@
 use crate::config::{ConsumerConfig, admin};
 use crate::errors::fault;
 use crate::rebalance::lock;
+use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -50,17 +51,15 @@ struct Answered {
 impl TopicWatch {
     /// Starts the thread. It ends when the watch is dropped.
     pub(crate) fn start(config: &ConsumerConfig) -> Result<Self, Fault> {
-        let client: AdminClient<DefaultClientContext> =
-            admin(&config.brokers, &config.properties)
-                .create()
-                .map_err(|e| fault("cannot create the client that asks for the topic's id", &e))?;
+        let asker = Asker::new(admin(&config.brokers, &config.properties), config.topic.clone())
+            .map_err(|e| fault("cannot create the client that asks for the topic's id", &e))?;
         let (ask_tx, ask_rx) = sync_channel(1);
         let (answered_tx, answered_rx) = watch::channel(Answered::default());
         let begun = Arc::<AtomicU64>::default();
-        let (topic, counter) = (config.topic.clone(), begun.clone());
+        let counter = begun.clone();
         std::thread::Builder::new()
             .name(format!("topic-{}", config.group))
-            .spawn(move || answer_all(Asker::new(client, topic), &ask_rx, &counter, &answered_tx))
+            .spawn(move || answer_all(asker, &ask_rx, &counter, &answered_tx))
             .map_err(|e| Fault::new(FaultClass::Operator, "kafka", format!("cannot start a thread: {e}")))?;
         Ok(Self {
             topic: config.topic.clone(),
@@ -174,29 +173,41 @@ fn answer_all(
 
 /// Asks a broker that leads a partition of the topic: whatever it hands out, it hands out of the topic that it knows.
 pub(crate) struct Asker {
-    client: AdminClient<DefaultClientContext>,
+    config: ClientConfig,
+    client: Option<Client>,
     topic: String,
     broker: Option<i32>,
 }
 
+type Client = AdminClient<DefaultClientContext>;
+
 impl Asker {
-    pub(crate) fn new(client: AdminClient<DefaultClientContext>, topic: String) -> Self {
-        Self { client, topic, broker: None }
+    pub(crate) fn new(config: ClientConfig, topic: String) -> KafkaResult<Self> {
+        Ok(Self { client: Some(config.create()?), config, topic, broker: None })
     }
 
     /// The topic's id as text; `None` from a broker that has none (before Apache Kafka 2.8). Blocks for a few seconds at most.
     pub(crate) fn ask(&mut self) -> KafkaResult<Option<String>> {
-        let broker = self.broker.take().map_or_else(|| self.leader(), Ok)?;
-        let native = self.client.inner().native_ptr();
+        let client = self.client.take().map_or_else(|| self.config.create(), Ok)?;
+        let answer = self.ask_by(&client);
+        // A client forgets all brokers when an answer names none, as one does while the only broker is fenced, and then takes five
+        // minutes to begin anew. Ours begins anew at once.
+        self.client = answer.is_ok().then_some(client);
+        answer
+    }
+
+    fn ask_by(&mut self, client: &Client) -> KafkaResult<Option<String>> {
+        let broker = self.broker.take().map_or_else(|| self.leader(client), Ok)?;
+        let native = client.inner().native_ptr();
         let answer = describe(native, &self.topic, broker);
-        // SAFETY: the client lives as long as `self`. It has nothing to serve but its log, which would pile up.
+        // SAFETY: the client lives for the call. It has nothing to serve but its log, which would pile up.
         unsafe { sys::rd_kafka_poll(native, 0) };
         self.broker = answer.is_ok().then_some(broker);
         answer
     }
 
-    fn leader(&self) -> KafkaResult<i32> {
-        let metadata = self.client.inner().fetch_metadata(Some(&self.topic), ANSWER_MAX)?;
+    fn leader(&self, client: &Client) -> KafkaResult<i32> {
+        let metadata = client.inner().fetch_metadata(Some(&self.topic), ANSWER_MAX)?;
         let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
         let leader = partitions.find_map(|partition| Some(partition.leader()).filter(|id| *id >= 0));
         leader.ok_or(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition))
