@@ -87,13 +87,7 @@ impl TorchModel {
             padded_cost_max: manifest.limits.padded_cost_max,
         };
         let length_step = match tuning.length_step {
-            0 => {
-                if cuda.is_some() {
-                    GPU_LENGTH_STEP
-                } else {
-                    1
-                }
-            }
+            0 => cuda.map_or(1, |_| GPU_LENGTH_STEP),
             step => step,
         };
         let assembler = Assembler::new(manifest.inputs.clone(), length_step);

@@ -88,8 +88,9 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
 /// Shows the model in `folder` what it will work on.
 fn calibrate(folder: &Path, media: &Path, settings: &Settings, out: Output) -> Outcome {
     let mut stage = registry::stage(&Manifest::read(folder).or_exit(Code::Config)?, folder, settings)?;
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(media)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let entries = std::fs::read_dir(media)
+        .map_err(|e| Failure::new(Code::Usage, format!("--calibrate {}: {e}", media.display())))?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     paths.sort();
     let step = paths.len().div_ceil(MEDIA_MAX).max(1);
     let mut chunks: Vec<Features> = Vec::new();
