@@ -66,6 +66,7 @@ pub use decisions::{Adopted, Reading, WrittenOff};
 pub use delete::Deleted;
 pub use errors::StoreError;
 pub use identity::PipelineIdentity;
+pub use index::Indexed;
 pub use inspect::{StoredSource, pooled};
 pub use known::index_contents;
 pub use letters::{GroupBy, Letter, LetterCounts, LetterGroup, LetterName, Wanted};

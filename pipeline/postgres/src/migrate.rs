@@ -37,7 +37,7 @@ async fn connect(url: &str) -> Result<PgConnection, Fault> {
 }
 
 /// With its own table inside our schema, so that it does not meet the one of another program in the same database.
-fn migrator() -> Migrator {
+pub(crate) fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
     migrator.dangerous_set_table_name("spawn.migration");
     migrator.create_schema("spawn");

@@ -45,7 +45,7 @@ pub struct Generation {
     pub active: bool,
     /// `filling`, `sealed` or `retired`.
     pub state: String,
-    /// Whether its vector index is there and valid.
+    /// Whether it has sealed segments of vectors, each with a valid index.
     pub indexed: bool,
 }
 
@@ -96,8 +96,10 @@ impl Store {
     pub async fn generations(&self) -> Result<Vec<Generation>, StoreError> {
         let rows: Vec<GenerationRow> = sqlx::query_as(
             "SELECT g.id, c.name AS collection, g.modality, g.model, g.preparation, g.dtype, g.dimension, g.active, g.state,
-                    coalesce((SELECT i.indisvalid FROM pg_index i
-                               WHERE i.indexrelid = to_regclass(format('spawn.embedding_%s_hnsw', g.id))), false) AS indexed
+                    coalesce((SELECT bool_and(coalesce(i.indisvalid, false))
+                                FROM generate_series(0, g.segment - 1) AS s(number)
+                                LEFT JOIN pg_index i ON i.indexrelid = to_regclass(format('spawn.embedding_%s_s%s_hnsw', g.id, s.number))
+                               WHERE to_regclass(format('spawn.embedding_%s_s%s', g.id, s.number)) IS NOT NULL), false) AS indexed
                FROM spawn.generation g JOIN spawn.collection c ON c.id = g.collection ORDER BY g.id",
         )
         .fetch_all(&self.pool)

@@ -1,4 +1,4 @@
-//! `spawn index`: builds the vector index of each active generation, in parallel, after loading.
+//! `spawn index`: seals what was loaded and builds its vector index, in parallel.
 
 use crate::cli::Index;
 use crate::config::Settings;
@@ -6,7 +6,7 @@ use crate::exit::{Code, OrExit, Outcome};
 use crate::output::{Output, bar};
 use serde::Serialize;
 use spawn_core::Modality;
-use spawn_postgres::Store;
+use spawn_postgres::{Indexed, Store};
 use std::time::Instant;
 
 pub(super) async fn run(args: Index, settings: Settings, out: Output) -> Outcome {
@@ -19,18 +19,29 @@ pub(super) async fn run(args: Index, settings: Settings, out: Output) -> Outcome
     Ok(())
 }
 
-/// An index over all vectors of a generation.
+/// What of a generation has an index.
 #[derive(Serialize)]
 pub(super) struct Built {
     generation: i32,
     modality: Modality,
     rows: u64,
+    segments: u64,
+    open_rows: u64,
+    seal_at: u64,
     seconds: f64,
 }
 
 impl std::fmt::Display for Built {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:<8} index over {} vectors in {:.1} s", self.modality, self.rows, self.seconds)
+        let Self { modality, rows, segments, open_rows, seal_at, seconds, .. } = self;
+        write!(f, "{modality:<8} index over {rows} vectors in {seconds:.1} s")?;
+        if *segments > 1 {
+            write!(f, ", {segments} segments")?;
+        }
+        if *open_rows > 0 {
+            write!(f, "; {open_rows} newer ones are compared one by one until they are {seal_at}")?;
+        }
+        Ok(())
     }
 }
 
@@ -47,10 +58,12 @@ pub(super) async fn build(store: &Store, modality: Option<Modality>, out: Output
             bar.set_length(total);
             bar.set_position(done);
         };
-        let rows = store.build_index(generation.id, progress).await.or_exit(Code::Unavailable)?;
+        let Indexed { rows, segments, open_rows, seal_at } =
+            store.build_index(generation.id, progress).await.or_exit(Code::Unavailable)?;
         bar.finish_and_clear();
+        let (generation, modality) = (generation.id, generation.modality);
         let seconds = started.elapsed().as_secs_f64();
-        built.push(Built { generation: generation.id, modality: generation.modality, rows, seconds });
+        built.push(Built { generation, modality, rows, segments, open_rows, seal_at, seconds });
     }
     Ok(built)
 }

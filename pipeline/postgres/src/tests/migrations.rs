@@ -1,5 +1,7 @@
-use super::fixture::{Db, with_db, with_empty_db};
-use crate::{migrate, pending};
+use super::fixture::{Db, claim, envelope, inferred, unit, with_db, with_empty_db};
+use crate::migrate::migrator;
+use crate::{SearchFilter, migrate, pending};
+use spawn_core::{Body, Modality, Sink};
 
 #[tokio::test]
 async fn several_processes_migrate_at_once() {
@@ -43,6 +45,35 @@ async fn several_processes_open_one_pipeline_at_once() {
         assert_eq!(generations, [generations[0]; 4]);
         assert_eq!(db.number("SELECT count(*) FROM spawn.source").await, 1);
         assert_eq!(db.number("SELECT count(*) FROM spawn.generation WHERE active").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn vectors_of_before_segments_become_the_first_one_with_their_index() {
+    with_empty_db(|db: Db| async move {
+        migrator().run_direct(Some(10), &mut db.connection().await, false).await.unwrap();
+        let sink = db.sink().await;
+        let mut p = claim(&sink, 0).await;
+        let old = envelope(&p, 0, "old", Body::Work(inferred("old", &[[1.0, 0.0, 0.0, 0.0]])));
+        sink.write(&unit(&[p], vec![old])).await.unwrap();
+        db.execute("CREATE INDEX embedding_1_hnsw ON spawn.embedding_1 USING hnsw (vector halfvec_cosine_ops)")
+            .await;
+
+        migrate(&db.url).await.unwrap();
+        p.position = 1;
+        let new = envelope(&p, 1, "new", Body::Work(inferred("new", &[[0.0, 1.0, 0.0, 0.0]])));
+        sink.write(&unit(&[p], vec![new])).await.unwrap();
+        let counted = [("embedding_1", 2), ("embedding_1_s0", 1), ("embedding_1_s1", 1), ("langchain_1", 2)];
+        for (table, rows) in counted {
+            assert_eq!(db.number(&format!("SELECT count(*) FROM spawn.{table}")).await, rows, "{table}");
+        }
+        let store = db.store().await;
+        assert!(store.generations().await.unwrap()[0].indexed);
+        let filter = SearchFilter { modality: Modality::Text, exact: false, limit: 5 };
+        let found = store.search(&[0.6, 0.8, 0.0, 0.0], &filter).await.unwrap();
+        let hits: Vec<_> = found.hits.iter().map(|hit| hit.source_uri.as_deref().unwrap()).collect();
+        assert_eq!(hits, ["file:///new", "file:///old"]);
     })
     .await;
 }

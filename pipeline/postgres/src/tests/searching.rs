@@ -1,7 +1,7 @@
 //! Search against brute force, on clustered vectors.
 
 use super::fixture::{Db, claim, envelope, identity, inferred, unit, with_db};
-use crate::{Narrow, PgSink, SearchFilter, Store, StoreError};
+use crate::{Indexed, Narrow, PgSink, SearchFilter, Store, StoreError};
 use spawn_core::{Body, Claimed, Embedding, Envelope, Inference, Inferred, Modality, Sink};
 use std::collections::HashSet;
 
@@ -45,22 +45,17 @@ async fn the_index_is_used_and_finds_what_brute_force_finds() {
         let mut random = Random(42);
         let centres: Vec<Vec<f32>> = (0..50).map(|_| random.vector()).collect();
         let mut p = claim(&sink, 0).await;
-        for start in (0..5000).step_by(500) {
-            p.position = start;
-            let records = (start..start + 500).map(|i| wide(&p, i, random.around(&centres[i as usize % 50])));
-            sink.write(&unit(&[p], records.collect())).await.unwrap();
-        }
+        load(&sink, &mut p, 5000, || random.around(&centres[(random.0 % 50) as usize])).await;
         let store = db.store().await;
+        assert!(!store.generations().await.unwrap()[0].indexed);
         let mut steps = Vec::new();
-        let rows =
+        let built =
             store.build_index(sink.generation(), |done, total| steps.push((done, total))).await.unwrap();
-        assert_eq!((rows, steps.last()), (5000, Some(&(5000, 5000))));
+        let indexed = Indexed { rows: 5000, segments: 1, open_rows: 0, seal_at: 10_000 };
+        assert_eq!((built, steps.last()), (indexed, Some(&(5000, 5000))));
         assert!(store.generations().await.unwrap()[0].indexed);
-        assert_eq!(
-            store.build_index(sink.generation(), |_, _| {}).await.unwrap(),
-            5000,
-            "again: nothing to do"
-        );
+        let again = store.build_index(sink.generation(), |_, _| {}).await.unwrap();
+        assert_eq!(again, indexed, "nothing to do");
 
         let near = SearchFilter { modality: Modality::Text, exact: false, limit: 10 };
         let exact = SearchFilter { exact: true, ..near };
@@ -70,7 +65,7 @@ async fn the_index_is_used_and_finds_what_brute_force_finds() {
         );
         let probe = random.around(&centres[7]);
         let plan = store.explain_search(&probe, &near, &any).await.unwrap();
-        assert!(plan.contains("Index Scan using embedding_1_hnsw"), "{plan}");
+        assert!(plan.contains("Index Scan using embedding_1_s1_hnsw"), "{plan}");
         let plan = store.explain_search(&probe, &exact, &any).await.unwrap();
         assert!(!plan.contains("hnsw"), "{plan}");
 
@@ -78,6 +73,49 @@ async fn the_index_is_used_and_finds_what_brute_force_finds() {
             let recall = recall(&store, &mut random, &centres, (&near, &exact), narrow).await;
             assert!(recall >= 0.95, "recall at 10 is {recall} with {narrow:?}");
         }
+    })
+    .await;
+}
+
+/// Writes so many records in units of 500.
+async fn load(sink: &PgSink, p: &mut Claimed, count: i64, mut vector: impl FnMut() -> Vec<f32>) {
+    for _ in 0..count / 500 {
+        let records = (p.position..p.position + 500).map(|i| wide(p, i, vector()));
+        sink.write(&unit(&[*p], records.collect())).await.unwrap();
+        p.position += 500;
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_an_index_is_found_without_being_put_into_it() {
+    with_db(|db: Db| async move {
+        let mut id = identity();
+        id.dimension = WIDE;
+        let sink = PgSink::open(&db.url, id).await.unwrap();
+        let mut random = Random(7);
+        let centres: Vec<Vec<f32>> = (0..50).map(|_| random.vector()).collect();
+        let mut p = claim(&sink, 0).await;
+        let store = db.store().await;
+        load(&sink, &mut p, 2000, || random.around(&centres[(random.0 % 50) as usize])).await;
+        store.build_index(sink.generation(), |_, _| {}).await.unwrap();
+
+        load(&sink, &mut p, 1000, || random.around(&centres[(random.0 % 50) as usize])).await;
+        let built = store.build_index(sink.generation(), |_, _| {}).await.unwrap();
+        assert_eq!(built, Indexed { rows: 2000, segments: 1, open_rows: 1000, seal_at: 10_000 });
+        assert_eq!(db.number("SELECT count(*) FROM spawn.embedding_1_s1").await, 2000);
+        let exact = SearchFilter { modality: Modality::Text, exact: true, limit: 10 };
+        let near = SearchFilter { exact: false, ..exact };
+        let found = recall(&store, &mut random, &centres, (&near, &exact), &Narrow::default()).await;
+        assert!(found >= 0.95, "recall at 10 over an index and an open segment is {found}");
+
+        load(&sink, &mut p, 9000, || random.around(&centres[(random.0 % 50) as usize])).await;
+        let built = store.build_index(sink.generation(), |_, _| {}).await.unwrap();
+        assert_eq!(built, Indexed { rows: 12_000, segments: 2, open_rows: 0, seal_at: 10_000 });
+        let plan = store.explain_search(&random.vector(), &near, &Narrow::default()).await.unwrap();
+        assert!(plan.contains("embedding_1_s1_hnsw") && plan.contains("embedding_1_s2_hnsw"), "{plan}");
+        let found = recall(&store, &mut random, &centres, (&near, &exact), &Narrow::default()).await;
+        assert!(found >= 0.95, "recall at 10 over two indexes is {found}");
+        assert_eq!(store.found_again(Modality::Text).await.unwrap(), (1000, 1000));
     })
     .await;
 }
