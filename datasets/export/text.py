@@ -56,10 +56,10 @@ overlap = 32
 chunks_max = 256
 
 [limits]
-# Chunks of one call.
-batch_max = 64
-# Chunks of a call times tokens of the longest.
-padded_cost_max = 16384
+# Chunks of one call: this many short ones,
+batch_max = 128
+# or chunks times tokens of the longest: 32 of the longest.
+padded_cost_max = 8192
 
 [golden]
 count = 4

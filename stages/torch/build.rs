@@ -15,7 +15,7 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .include(include)
         .files(
-            ["convolution", "int8", "linear", "module", "static_int8"]
+            ["convolution", "cuda_graph", "int8", "linear", "module", "static_int8"]
                 .map(|name| format!("native/{name}.cpp")),
         )
         .compile("spawn_torch_native");

@@ -141,3 +141,24 @@ fn an_api_without_a_line_is_alive() {
     drop(Command::new("kill").arg(api.id().to_string()).status());
     assert!(api.wait().unwrap().success());
 }
+
+#[test]
+fn a_worker_on_the_cpu_maps_no_cuda_library_and_tells_how_it_batches() {
+    let world = World::new("cpu_maps");
+    let (worker, port) = worker(&world, &["--set", "models.device=cpu"], &[]);
+    world.ingest_texts(0, 40);
+    world.wait("all are written", 60, || {
+        world.count("SELECT count(*) FROM spawn.record WHERE outcome = 0") == 40
+    });
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", worker.0.id())).unwrap();
+    assert!(maps.contains("/libtorch_cpu.so"), "{maps}");
+    assert!(!maps.contains("/libtorch_cuda"), "the library for a GPU is there, and mapped");
+    let metrics = http_get(port, "/metrics").unwrap().1;
+    let told = [
+        "spawn_batch_dispatch_total{pipeline=\"text\",reason=\"",
+        "spawn_batch_padding_ratio_count{pipeline=\"text\"}",
+    ];
+    for name in told {
+        assert!(metrics.contains(name), "{name} in {metrics}");
+    }
+}

@@ -97,7 +97,7 @@ section!(
 );
 section!(
     /// `[models]`
-    Models { dir: PathBuf, device: String }
+    Models { dir: PathBuf, device: String, cuda_graphs: bool }
 );
 section!(
     /// `[api]`

@@ -11,9 +11,9 @@ use spawn_core::{Fault, Modality, Stage};
 use spawn_engine::{
     Budget, Crew, Device, FailureLimits, Lane, LaneRules, Limits, Pipeline, Share, Stats, Summary, UnitLimits,
 };
-use spawn_kafka::{ConsumerConfig, KafkaSource, Start};
+use spawn_kafka::{ConsumerConfig, FetchProfile, KafkaSource, Start};
 use spawn_postgres::{Deferral, PgSink, PipelineIdentity, Redrive};
-use spawn_torch::{Manifest, TorchModel};
+use spawn_torch::{Manifest, TorchModel, Tuning};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,7 +74,8 @@ fn load_on(
         .into_iter()
         .map(|name| {
             let (manifest, folder) = registry::manifest(settings, name)?;
-            let model = TorchModel::load(&folder, device).or_exit(Code::Data)?;
+            let tuning = Tuning { cuda_graphs: settings.models.cuda_graphs, ..Tuning::default() };
+            let model = TorchModel::load_with(&folder, device, tuning).or_exit(Code::Data)?;
             Ok(LoadedModel { manifest, folder, model })
         })
         .collect()
@@ -222,6 +223,7 @@ impl Runtime {
         let unit = UnitLimits {
             records_max: settings.line.unit_records,
             chunks_max: settings.line.unit_calls * spec.chunks_max,
+            cost_max: settings.line.unit_calls * spec.padded_cost_max,
             bytes_max: settings.line.unit_bytes,
             linger: Duration::from_millis(settings.line.linger_ms),
         };
@@ -237,10 +239,7 @@ impl Runtime {
             deferred: Some(Arc::new(Redriving(deferred))),
             raw: raw.clone(),
             decoded: decoded.clone(),
-            lane: match pipeline.lane.as_str() {
-                "bulk" => Lane::Bulk,
-                _ => Lane::Live,
-            },
+            lane: lane(pipeline),
             trial: Some(Arc::new(ChildTrial::new(settings, pipeline))),
             limits: Limits {
                 fetch_window: settings.line.fetch_window,
@@ -337,6 +336,10 @@ async fn start(settings: &Settings, pipeline: &PipelineSettings, sink: &PgSink) 
 /// The consumer of a pipeline's topic, but for where it starts.
 pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerConfig {
     let kafka = &settings.kafka;
+    let fetch = match lane(pipeline) {
+        Lane::Live => FetchProfile::LATENCY,
+        Lane::Bulk => FetchProfile::THROUGHPUT,
+    };
     ConsumerConfig {
         pipeline: pipeline.name.clone(),
         brokers: kafka.brokers.clone(),
@@ -344,10 +347,20 @@ pub fn consumer(settings: &Settings, pipeline: &PipelineSettings) -> ConsumerCon
         topic: pipeline.topic.clone(),
         client_id: format!("spawn-{}-{}", pipeline.name, uuid::Uuid::new_v4().simple()),
         start: Start::Earliest,
-        fetch_min_bytes: kafka.fetch_min_bytes,
+        fetch: FetchProfile {
+            min_bytes: if kafka.fetch_min_bytes > 0 { kafka.fetch_min_bytes } else { fetch.min_bytes },
+            ..fetch
+        },
         queue_bytes_max: kafka.queue_bytes_max,
         session_timeout_ms: kafka.session_timeout_ms,
         properties: kafka.properties.clone(),
+    }
+}
+
+fn lane(pipeline: &PipelineSettings) -> Lane {
+    match pipeline.lane.as_str() {
+        "bulk" => Lane::Bulk,
+        _ => Lane::Live,
     }
 }
 

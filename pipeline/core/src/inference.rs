@@ -139,6 +139,8 @@ pub struct ModelSpec {
     pub chunks_max: usize,
     /// Most padded cost in one call: chunks times the longest [`crate::Features::length`] among them.
     pub padded_cost_max: usize,
+    /// What a call costs beside that, whatever it holds, in the same unit. It decides when padding is worth less than one call more.
+    pub call_cost: usize,
 }
 
 impl ModelSpec {
@@ -152,9 +154,8 @@ impl ModelSpec {
         format!("{name}@{}", &version[..version.len().min(12)])
     }
 
-    /// Whether one more chunk of `length` fits a call that has `chunks` of at most `longest`.
-    pub fn fits(&self, chunks: usize, longest: usize, length: usize) -> bool {
-        let longest = longest.max(length);
-        chunks == 0 || (chunks < self.chunks_max && (chunks + 1) * longest <= self.padded_cost_max)
+    /// Whether a call may hold so many chunks, padded to `longest`. One chunk always may.
+    pub fn fits(&self, chunks: usize, longest: usize) -> bool {
+        chunks <= 1 || (chunks <= self.chunks_max && chunks * longest <= self.padded_cost_max)
     }
 }

@@ -220,6 +220,10 @@ pub trait Model: Send {
     fn control(&mut self) -> Result<(), Fault>;
     /// Another caller of the same weights, with its own buffers.
     fn fork(&self) -> Box<dyn Model>;
+    /// Bytes that tensors take on its device, now and at most so far; zeros where that is main memory.
+    fn device_bytes(&self) -> [u64; 2] {
+        [0; 2]
+    }
 }
 
 /// So that tests and single calls can use a stage without knowing memory budgets.

@@ -25,6 +25,8 @@ pub struct UnitLimits {
     pub records_max: usize,
     /// Most chunks; one record with more makes a unit of its own.
     pub chunks_max: usize,
+    /// Most cost, as the sum of chunks' lengths.
+    pub cost_max: usize,
     /// Most bytes of features and original values.
     pub bytes_max: usize,
     /// Longest wait of the first record.
@@ -79,6 +81,7 @@ struct Unit {
     since: Instant,
     records: usize,
     chunks: usize,
+    cost: usize,
     bytes: usize,
     flush: bool,
     progress: Progress,
@@ -94,6 +97,7 @@ impl Unit {
             since: Instant::now(),
             records: 0,
             chunks: 0,
+            cost: 0,
             bytes: 0,
             flush: false,
             progress: Progress::default(),
@@ -107,6 +111,7 @@ impl Unit {
     fn is_full(&self) -> bool {
         self.records >= self.pace.records_max()
             || self.chunks >= self.limits.chunks_max
+            || self.cost >= self.limits.cost_max
             || self.bytes >= self.limits.bytes_max
     }
 
@@ -138,6 +143,7 @@ impl Unit {
                 self.bytes += envelope.record.value.as_ref().map_or(0, |v| v.len());
                 if let Body::Work(ready) = &envelope.body {
                     self.chunks += ready.chunks().len();
+                    self.cost += ready.chunks().iter().map(spawn_core::Features::length).sum::<usize>();
                     self.bytes += ready.chunks().iter().map(spawn_core::Features::bytes).sum::<usize>();
                 }
             }
@@ -171,7 +177,7 @@ impl Unit {
             }
         }
         drop(held);
-        (self.records, self.chunks, self.bytes, self.flush) = (0, 0, 0, false);
+        (self.records, self.chunks, self.cost, self.bytes, self.flush) = (0, 0, 0, 0, false);
         batch.delta.retain(|_, span| span.to > span.from);
         (!batch.delta.is_empty() || !batch.flushed.is_empty()).then_some(batch)
     }
@@ -189,6 +195,7 @@ mod tests {
         let limits = UnitLimits {
             records_max: 3,
             chunks_max: 100,
+            cost_max: 1000,
             bytes_max: 1 << 20,
             linger: Duration::from_secs(1),
         };

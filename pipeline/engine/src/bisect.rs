@@ -28,6 +28,11 @@ impl Careful {
         self.model.spec()
     }
 
+    /// See [`Model::device_bytes`].
+    pub(crate) fn device_bytes(&self) -> [u64; 2] {
+        self.model.device_bytes()
+    }
+
     /// Infers all chunks, each for itself if need be. `Err` is the system's fault and blames no record.
     pub fn infer(&mut self, chunks: &[&Features]) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let mut results = Vec::with_capacity(chunks.len());

@@ -1,7 +1,8 @@
 //! Which verb sets the pace.
 //!
 //! What lies before the slowest verb is blocked by it, what lies behind it starves: it is the busiest of them. Where two are about as
-//! busy, it is the later one, because an earlier one that still had room would have filled the queue between them.
+//! busy, it is the later one, because an earlier one that still had room would have filled the queue between them. A verb that is blocked
+//! though all behind it starve waits for no verb, but for memory: then it is that one.
 
 /// How one verb spends its time: shares that sum to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +28,14 @@ const ABOUT: f64 = 0.9;
 /// `stages` in the order of the flow.
 pub fn bottleneck<'a>(stages: &[Shares<'a>], lag_records: f64) -> Option<&'a str> {
     // Two that share one resource can take turns, and neither mostly works.
+    let waits_for_memory = (0..stages.len()).rev().find(|i| {
+        stages[*i].blocked > STARVES
+            && stages[i + 1..].iter().all(|s| s.starved > STARVES)
+            && i + 1 < stages.len()
+    });
+    if let Some(i) = waits_for_memory {
+        return Some(stages[i].stage);
+    }
     let candidates = || stages.iter().rev().filter(|s| s.starved < STARVES);
     let busiest = candidates().map(|s| s.busy).fold(0.0, f64::max);
     let named = candidates().find(|s| s.busy > 0.0 && s.busy >= ABOUT * busiest);
@@ -68,6 +77,19 @@ mod tests {
         let turns =
             [("prepare", [0.45, 0.1, 0.45]), ("infer", [0.4, 0.45, 0.15]), ("write", [0.1, 0.9, 0.0])];
         assert_eq!(bottleneck(&shares(&turns), 5.0), Some("prepare"));
+    }
+
+    #[test]
+    fn what_is_blocked_by_nobody_behind_it_waits_for_memory() {
+        let memory = [
+            ("intake", [0.0, 0.1, 0.9]),
+            ("fetch", [0.05, 0.0, 0.95]),
+            ("admit", [0.01, 0.02, 0.97]),
+            ("prepare", [0.3, 0.7, 0.0]),
+            ("infer", [0.4, 0.6, 0.0]),
+            ("write", [0.01, 0.99, 0.0]),
+        ];
+        assert_eq!(bottleneck(&shares(&memory), 5.0), Some("admit"));
     }
 
     #[test]

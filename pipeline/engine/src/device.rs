@@ -24,6 +24,8 @@ pub struct Answer {
     pub took: Duration,
     /// CPU time of the inference thread and its intra-op helpers.
     pub cpu: Duration,
+    /// Bytes of tensors on the device afterwards, and at most so far; zeros on a CPU.
+    pub device_bytes: [u64; 2],
 }
 
 struct Call {
@@ -233,17 +235,20 @@ fn serve(mut models: HashMap<Arc<str>, Careful>, queue: &Queue) {
         }
         let working = stats.as_ref().map(|stats| stats.health.begin(Step::Infer));
         let (started, cpu) = (Instant::now(), threads.cpu());
+        let mut device_bytes = [0; 2];
         let answer = match models.get_mut(&model) {
             None => {
                 Err(Fault::new(FaultClass::Operator, "model", format!("no model `{model}` on this device")))
             }
             Some(model) => {
                 let refs: Vec<&Features> = chunks.iter().collect();
-                model.infer(&refs)
+                let answer = model.infer(&refs);
+                device_bytes = model.device_bytes();
+                answer
             }
         };
         drop(working);
         let (took, cpu) = (started.elapsed(), threads.cpu().saturating_sub(cpu));
-        drop(answer_tx.send(answer.map(|results| Answer { results, took, cpu })));
+        drop(answer_tx.send(answer.map(|results| Answer { results, took, cpu, device_bytes })));
     }
 }

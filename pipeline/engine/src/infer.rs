@@ -148,7 +148,7 @@ impl Infer {
         // A fault of the model is not waited out: the process restarts from the checkpoint with a fresh device.
         let answer = answer.map_err(|fault| Fault { class: FaultClass::Operator, ..fault })?;
         self.meter.add_cpu(answer.cpu);
-        self.stats.called(&self.spec.name, &self.spec.device, count, padding, answer.took);
+        self.stats.called(&self.spec, count, padding, &answer);
         self.stats.stage_took("infer", answer.took);
         Ok(answer.results)
     }
@@ -194,18 +194,31 @@ struct Called {
     lead: Lead,
 }
 
-/// Cuts chunks of these lengths into calls: longest first, each call as large as the limits on count and padded cost allow.
+/// Cuts chunks of these lengths into calls, longest first, so that padding and calls cost the least that the limits allow. A few long
+/// chunks among short ones get a call of their own where padding the others would cost more.
+///
+/// Of chunks in order of length some best plan takes neighbours together, so it is found by looking, for each chunk, where the last call
+/// up to it should begin: `chunks * chunks_max` steps.
 pub fn plan(lengths: &[usize], spec: &ModelSpec) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(lengths[*i]));
-    let mut calls: Vec<Vec<usize>> = Vec::new();
-    for i in order {
-        match calls.last_mut() {
-            // Sorted, so the first of a call is its longest.
-            Some(call) if spec.fits(call.len(), lengths[call[0]], lengths[i]) => call.push(i),
-            _ => calls.push(vec![i]),
-        }
+    // Of the first `n` chunks: the least cost, and where the last call begins.
+    let mut best = vec![(0, 0)];
+    for end in 1..=order.len() {
+        let calls = (0..end).rev().take_while(|begin| spec.fits(end - begin, lengths[order[*begin]]));
+        let costs = calls.map(|begin| {
+            let padded = (end - begin) * lengths[order[begin]];
+            (best[begin].0 + padded + spec.call_cost, begin)
+        });
+        best.push(costs.min().expect("one chunk always fits. This is a bug."));
     }
+    let (mut calls, mut end) = (Vec::new(), order.len());
+    while end > 0 {
+        let begin = best[end].1;
+        calls.push(order[begin..end].to_vec());
+        end = begin;
+    }
+    calls.reverse();
     calls
 }
 
@@ -241,6 +254,7 @@ pub(crate) mod tests {
             pooling: Pooling::Mean,
             chunks_max: 8,
             padded_cost_max: 100,
+            call_cost: 10,
         }
     }
 
@@ -286,5 +300,25 @@ pub(crate) mod tests {
             assert!(call.len() <= 8);
         }
         assert_eq!(calls[0], [7], "what exceeds the cost alone goes alone");
+    }
+
+    #[test]
+    fn outliers_go_apart_where_padding_costs_more_than_a_call() {
+        let spec = ModelSpec { chunks_max: 64, padded_cost_max: 16_384, call_cost: 64, ..spec() };
+        let cost = |calls: &[Vec<usize>], lengths: &[usize]| -> usize {
+            calls.iter().map(|call| 64 + call.len() * lengths[call[0]]).sum()
+        };
+        let mut lengths = vec![10; 62];
+        lengths.extend([256, 250]);
+        let calls = plan(&lengths, &spec);
+        assert_eq!(calls.iter().map(Vec::len).collect::<Vec<_>>(), [2, 62]);
+        assert_eq!(cost(&calls, &lengths), 2 * 64 + 2 * 256 + 62 * 10);
+        assert_eq!(plan(&[12, 11, 10, 9], &spec).len(), 1, "a little padding is cheaper than a call");
+        // Never dearer than a call for each run of equal lengths, nor than calls that are filled up.
+        let lengths: Vec<usize> = (0..200).map(|i| 5 + i * 37 % 190).collect();
+        let mut sorted = lengths.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        let filled: usize = sorted.chunks(64).map(|call| 64 + call.len() * call[0]).sum();
+        assert!(cost(&plan(&lengths, &spec), &lengths) < filled * 9 / 10);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Below this share of the limit there is room for more.
 const ROOM: f64 = 0.8;
 /// Share of the limit that the first record of a unit may wait, at most.
-const LINGER_SHARE_MAX: u32 = 2;
+const LINGER_SHARE_MAX: f64 = 0.8;
 /// Looks from nothing to the most, if all goes well.
 const STEPS: u32 = 20;
 /// Records of the smallest limit on a unit.
@@ -94,7 +94,7 @@ impl Governor {
             let step = self.widest.records_max.div_ceil(STEPS as usize);
             (linger, (records + step).min(self.widest.records_max))
         } else {
-            let most = self.p95_max / LINGER_SHARE_MAX;
+            let most = self.p95_max.mul_f64(LINGER_SHARE_MAX);
             ((linger + most / STEPS).min(most), records)
         };
         pace.set(linger, records);
@@ -115,6 +115,7 @@ mod tests {
         UnitLimits {
             records_max: 256,
             chunks_max: 256,
+            cost_max: 1 << 20,
             bytes_max: 1 << 20,
             linger: Duration::from_millis(20),
         }

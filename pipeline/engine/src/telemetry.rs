@@ -1,13 +1,13 @@
 //! The metrics of the line, and the counters that progress bars and reports read. Names are documented in `docs/metrics.md`.
 
 use crate::budget::Share;
-use crate::device::DeviceHandle;
+use crate::device::{Answer, DeviceHandle};
 use crate::health::Health;
 use crate::lanes::{Lane, Lateness};
 use crate::meter::{Meter, MeterReading};
 use crate::pace::{Governor, Pace};
 use metrics::{counter, gauge, histogram};
-use spawn_core::{Hold, Outcome};
+use spawn_core::{Hold, ModelSpec, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -156,12 +156,18 @@ impl Stats {
             .increment(1);
     }
 
-    pub(crate) fn called(&self, model: &str, device: &str, chunks: usize, padding: f64, took: Duration) {
+    pub(crate) fn called(&self, model: &ModelSpec, chunks: usize, padding: f64, answer: &Answer) {
         self.calls.fetch_add(1, Relaxed);
         self.chunks.fetch_add(chunks as u64, Relaxed);
         histogram!("spawn_batch_padding_ratio", "pipeline" => self.pipeline.to_string()).record(padding);
-        histogram!("spawn_inference_seconds", "model" => model.to_owned(), "device" => device.to_owned())
-            .record(took.as_secs_f64());
+        let (model, device) = (model.name.to_string(), model.device.to_string());
+        histogram!("spawn_inference_seconds", "model" => model, "device" => device.clone())
+            .record(answer.took.as_secs_f64());
+        let [now, most] = answer.device_bytes;
+        if most > 0 {
+            gauge!("spawn_device_memory_bytes", "device" => device.clone()).set(now as f64);
+            gauge!("spawn_device_memory_peak_bytes", "device" => device).set(most as f64);
+        }
     }
 }
 

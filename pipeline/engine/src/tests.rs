@@ -224,8 +224,13 @@ impl Fetch for Inline {
 }
 
 fn pipeline(source: Arc<MemorySource>, sink: Arc<MemorySink>, device: &Device) -> Pipeline {
-    let unit =
-        UnitLimits { records_max: 16, chunks_max: 64, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
+    let unit = UnitLimits {
+        records_max: 16,
+        chunks_max: 64,
+        cost_max: 1 << 20,
+        bytes_max: 1 << 20,
+        linger: Duration::from_millis(1),
+    };
     Pipeline {
         name: "test".into(),
         source,

@@ -16,6 +16,22 @@ pub enum Start {
     },
 }
 
+/// What the brokers' answers are tuned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchProfile {
+    /// Bytes that a broker waits for before it answers.
+    pub min_bytes: u32,
+    /// Milliseconds that it waits for them at most. A partition that is assigned while a fetch without it is under way waits as long.
+    pub wait_ms: u32,
+}
+
+impl FetchProfile {
+    /// Whatever there is, at once.
+    pub const LATENCY: Self = Self { min_bytes: 1, wait_ms: 100 };
+    /// Large answers, which cost client and broker less for each byte.
+    pub const THROUGHPUT: Self = Self { min_bytes: 1 << 20, wait_ms: 500 };
+}
+
 /// Settings of one pipeline's consumer.
 #[derive(Clone, Debug)]
 pub struct ConsumerConfig {
@@ -31,8 +47,8 @@ pub struct ConsumerConfig {
     pub client_id: String,
     /// For partitions that nobody ever claimed.
     pub start: Start,
-    /// Bytes a fetch waits for.
-    pub fetch_min_bytes: u32,
+    /// What fetches wait for.
+    pub fetch: FetchProfile,
     /// Most bytes of polled records that wait for the line; librdkafka's own queue has the same bound.
     pub queue_bytes_max: usize,
     /// Milliseconds without a heartbeat until the group gives our partitions away.
@@ -50,8 +66,8 @@ impl Default for ConsumerConfig {
             topic: String::new(),
             client_id: "spawn".into(),
             start: Start::Earliest,
-            fetch_min_bytes: 1,
-            queue_bytes_max: 32 << 20,
+            fetch: FetchProfile::LATENCY,
+            queue_bytes_max: 16 << 20,
             session_timeout_ms: 10_000,
             properties: BTreeMap::new(),
         }
@@ -74,12 +90,13 @@ impl ConsumerConfig {
             .set("group.protocol", "classic")
             .set("session.timeout.ms", self.session_timeout_ms.to_string())
             .set("heartbeat.interval.ms", (self.session_timeout_ms / 4).clamp(100, 3000).to_string())
-            .set("fetch.min.bytes", self.fetch_min_bytes.to_string())
+            .set("fetch.min.bytes", self.fetch.min_bytes.to_string())
+            .set("fetch.wait.max.ms", self.fetch.wait_ms.to_string())
             // The default of a second halves the throughput once the queue was full.
             .set("fetch.queue.backoff.ms", "5")
             // Of one partition in one answer: what waits in the others comes soon after. A larger message still comes whole. Less than a fetch
             // waits for, and a partition alone would make it wait in full each time.
-            .set("fetch.message.max.bytes", self.fetch_min_bytes.saturating_mul(2).max(512 << 10).to_string())
+            .set("fetch.message.max.bytes", self.fetch.min_bytes.saturating_mul(2).max(512 << 10).to_string())
             // One answer of a broker must not be a multiple of the budget.
             .set("fetch.max.bytes", self.queue_bytes_max.clamp(16 << 20, 50 << 20).to_string())
             // Without it, control and aborted records before the end would never be settled.
@@ -176,14 +193,15 @@ fn apply(client: &mut ClientConfig, properties: &BTreeMap<String, String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::ConsumerConfig;
+    use super::{ConsumerConfig, FetchProfile};
 
     #[test]
     fn one_partition_alone_can_bring_what_a_fetch_waits_for() {
-        for fetch_min_bytes in [1, 1 << 20, 16 << 20] {
-            let client = ConsumerConfig { fetch_min_bytes, ..ConsumerConfig::default() }.client();
+        for min_bytes in [1, 1 << 20, 16 << 20] {
+            let fetch = FetchProfile { min_bytes, ..FetchProfile::THROUGHPUT };
+            let client = ConsumerConfig { fetch, ..ConsumerConfig::default() }.client();
             let most: u64 = client.get("fetch.message.max.bytes").expect("is set").parse().expect("a number");
-            assert!(most > u64::from(fetch_min_bytes), "{most} for {fetch_min_bytes}");
+            assert!(most > u64::from(min_bytes), "{most} for {min_bytes}");
         }
     }
 }

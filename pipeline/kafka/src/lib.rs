@@ -36,7 +36,7 @@ mod wishes;
 mod tests;
 
 pub use admin::{delete_topic, end_offsets, ensure_topics, partitions, topic_id, watermarks};
-pub use config::{ConsumerConfig, ProducerConfig, Start};
+pub use config::{ConsumerConfig, FetchProfile, ProducerConfig, Start};
 pub use embedded::EmbeddedBroker;
 pub use inspect::{ClusterSeen, TopicSeen};
 pub use message::{JobMessage, Message};

@@ -324,7 +324,8 @@ impl Poller {
             }
         }
         if let Some((oldest, bytes)) = outbox.hand_over() {
-            telemetry::polled(&self.topic, bytes, oldest);
+            self.times.brought(bytes);
+            telemetry::polled(&self.topic, oldest);
         }
     }
 

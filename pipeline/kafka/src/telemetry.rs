@@ -28,9 +28,8 @@ pub(crate) fn lag(consumer: &Client, topic: &str, positions: &BTreeMap<i32, i64>
     }
 }
 
-/// Bytes that were polled, and the age of the oldest of their records: how far behind the line reads.
-pub(crate) fn polled(topic: &str, bytes: usize, oldest_timestamp_ms: i64) {
-    counter!("spawn_kafka_polled_bytes_total", "topic" => topic.to_owned()).increment(bytes as u64);
+/// The age of the oldest of the records that were polled: how far behind the line reads.
+pub(crate) fn polled(topic: &str, oldest_timestamp_ms: i64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let age_seconds = (now - oldest_timestamp_ms as f64 / 1e3).max(0.0);
     gauge!("spawn_oldest_unprocessed_seconds", "topic" => topic.to_owned()).set(age_seconds);
@@ -41,6 +40,7 @@ pub(crate) fn polled(topic: &str, bytes: usize, oldest_timestamp_ms: i64) {
 pub(crate) struct PollTimes {
     starved: Duration,
     blocked: Duration,
+    bytes: usize,
 }
 
 impl PollTimes {
@@ -49,9 +49,17 @@ impl PollTimes {
         *(if paused { &mut self.blocked } else { &mut self.starved }) += time;
     }
 
+    /// It brought so many bytes.
+    pub(crate) fn brought(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
     /// Sets the gauges for the time that `elapsed` and begins anew.
     pub(crate) fn report(&mut self, topic: &str, elapsed: Duration) {
-        let Self { starved, blocked } = std::mem::take(self);
+        let Self { starved, blocked, bytes } = std::mem::take(self);
+        counter!("spawn_kafka_polled_bytes_total", "topic" => topic.to_owned()).increment(bytes as u64);
+        gauge!("spawn_kafka_polled_bytes_per_second", "topic" => topic.to_owned())
+            .set(bytes as f64 / elapsed.as_secs_f64());
         let ratio = |time: Duration| (time.as_secs_f64() / elapsed.as_secs_f64()).min(1.0);
         let busy = elapsed.saturating_sub(starved + blocked);
         gauge!("spawn_kafka_poll_busy_ratio", "topic" => topic.to_owned()).set(ratio(busy));

@@ -1,6 +1,7 @@
 //! Decodes files to 16 kHz mono and prints how fast that was, as one JSON object. For benchmarks and for a look at a file.
 //!
-//! `prepare FILES.. [--rate HZ] [--repeat N] [--out DIR]`; `--out` writes each clip as raw little-endian f32.
+//! `prepare FILES.. [--rate HZ] [--repeat N] [--out DIR]`; `--out` writes each clip as raw little-endian f32, `--fresh` makes a
+//! decoder for each clip: what kept resamplers are worth.
 
 #![allow(clippy::print_stdout, reason = "its output is for standard output")]
 
@@ -14,15 +15,17 @@ struct Arguments {
     rate: u32,
     repeat: u32,
     out: Option<PathBuf>,
+    fresh: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut parsed = Arguments { files: Vec::new(), rate: 16_000, repeat: 1, out: None };
+    let mut parsed = Arguments { files: Vec::new(), rate: 16_000, repeat: 1, out: None, fresh: false };
     let mut rest = std::env::args().skip(1);
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--rate" => parsed.rate = value()?.parse().map_err(|e| format!("--rate: {e}"))?,
+            "--fresh" => parsed.fresh = true,
             "--repeat" => parsed.repeat = value()?.parse().map_err(|e| format!("--repeat: {e}"))?,
             "--out" => parsed.out = Some(value()?.into()),
             file => parsed.files.push(file.into()),
@@ -66,6 +69,9 @@ fn run() -> Result<(), String> {
     for round in 0..arguments.repeat {
         for (index, file) in arguments.files.iter().enumerate() {
             let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+            if arguments.fresh {
+                decoder = Decoder::new(arguments.rate, limits);
+            }
             match decoder.decode(&bytes.into(), usize::MAX) {
                 Ok(clip) => {
                     audio_seconds += clip.seconds;

@@ -1,7 +1,8 @@
 //! Prepares pictures on one thread and prints how fast that was, as one JSON object. For benchmarks and for a look at a file.
 //!
 //! `prepare_image FILES.. [--width N] [--height N] [--fit crop|stretch|pad] [--filter NAME] [--short N] [--repeat N] [--out DIR]`;
-//! `--out` writes each output as raw RGB bytes.
+//! `--out` writes each output as raw RGB bytes. `--whole` (JPEGs decoded at full scale) and `--fresh` (a stage for each picture) show what
+//! scaled decoding and kept buffers are worth.
 
 #![allow(clippy::print_stdout, reason = "its output is for standard output")]
 
@@ -20,11 +21,13 @@ struct Arguments {
     config: Config,
     repeat: u32,
     out: Option<PathBuf>,
+    whole: bool,
+    fresh: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let mut settings = Map::from_iter([("width".into(), 224.into()), ("height".into(), 224.into())]);
-    let (mut files, mut repeat, mut out) = (Vec::new(), 1, None);
+    let (mut files, mut repeat, mut out, mut whole, mut fresh) = (Vec::new(), 1, None, false, false);
     let mut rest = std::env::args().skip(1);
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or(format!("{argument} needs a value"));
@@ -39,6 +42,8 @@ fn arguments() -> Result<Arguments, String> {
             "--fit" | "--filter" => {
                 settings.insert(argument[2..].into(), value()?.into());
             }
+            "--whole" => whole = true,
+            "--fresh" => fresh = true,
             "--repeat" => repeat = number(value()?)?,
             "--out" => out = Some(value()?.into()),
             flag if flag.starts_with("--") => return Err(format!("{flag} is not known; {USAGE}")),
@@ -49,7 +54,7 @@ fn arguments() -> Result<Arguments, String> {
         return Err(USAGE.into());
     }
     let config = serde_json::from_value(Value::Object(settings)).map_err(|e| e.to_string())?;
-    Ok(Arguments { files, config, repeat, out })
+    Ok(Arguments { files, config, repeat, out, whole, fresh })
 }
 
 fn write(directory: &Path, file: &Path, index: usize, prepared: &Prepared) -> Result<(), String> {
@@ -67,7 +72,11 @@ fn write(directory: &Path, file: &Path, index: usize, prepared: &Prepared) -> Re
 fn run() -> Result<(), String> {
     let arguments = arguments()?;
     let limits = Limits { bytes_max: 1 << 30, pixels_max: 1 << 30 };
-    let mut stage = ImageStage::new(arguments.config, limits)?;
+    let make = || {
+        let stage = ImageStage::new(arguments.config.clone(), limits)?;
+        Ok::<_, String>(if arguments.whole { stage.decoding_whole() } else { stage })
+    };
+    let mut stage = make()?;
     let (mut images, mut encoded_bytes, mut refused) = (0u64, 0usize, Vec::new());
     let started = Instant::now();
     for round in 0..arguments.repeat {
@@ -75,6 +84,9 @@ fn run() -> Result<(), String> {
             let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
             encoded_bytes += bytes.len();
             let media = Media::new(bytes.into(), None);
+            if arguments.fresh {
+                stage = make()?;
+            }
             // As the line does it: the size is asked for first, then the picture is prepared.
             match (&mut stage as &mut dyn Stage).check_and_process(&media) {
                 Ok(prepared) => {

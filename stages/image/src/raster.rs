@@ -99,8 +99,8 @@ impl Raster<'_> {
         inside.saturating_add(SIDE_BYTES)
     }
 
-    /// Decodes to 8-bit grey or RGB on `background`. Returns whether something was transparent.
-    pub(crate) fn decode(self, background: [u8; 3]) -> Result<(Pixels, bool), Rejection> {
+    /// Decodes to 8-bit grey or RGB on `background`, into the memory of `data`, whatever that held. Returns whether something was transparent.
+    pub(crate) fn decode(self, background: [u8; 3], mut data: Vec<u8>) -> Result<(Pixels, bool), Rejection> {
         let Raster { bytes, format, color, size, .. } = self;
         let mut limits = Limits::no_limits();
         limits.max_alloc = Some(self.decoded().saturating_add(self.extra()));
@@ -109,7 +109,8 @@ impl Raster<'_> {
         let mut decoder = self.decoder;
         let mut data = guarded(format, bytes, || {
             decoder.set_limits(limits)?;
-            let mut data = vec![0; length];
+            data.clear();
+            data.resize(length, 0);
             decoder.read_image_boxed(&mut data)?;
             Ok(data)
         })?;

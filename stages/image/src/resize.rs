@@ -52,7 +52,7 @@ impl Shrinker {
             let down = options.crop(0.0, top, f64::from(width), part.height.min(f64::from(count) - top));
             self.resizer.resize(&narrowed, &mut target, &down).map_err(|e| bug(&e))?;
         }
-        Ok(place(&self.resized, plan, channels, config))
+        Ok(place(&mut self.resized, plan, channels, config))
     }
 
     /// Gives buffers back that a large picture made, if they exceed `bytes`.
@@ -111,12 +111,13 @@ fn algorithm(filter: Filter) -> ResizeAlg {
     }
 }
 
-/// Turns the resized picture upright, makes RGB of grey, and lays it on the background where it does not fill the output.
-fn place(resized: &[u8], plan: &Plan, channels: usize, config: &Config) -> Vec<u8> {
+/// Turns the resized picture upright, makes RGB of grey, and lays it on the background where it does not fill the output. Most pictures
+/// need none of it, and are taken as they are.
+fn place(resized: &mut Vec<u8>, plan: &Plan, channels: usize, config: &Config) -> Vec<u8> {
     let (width, height) = plan.turn.size(plan.resized);
     let fills = (width, height) == (config.width, config.height);
     if fills && channels == 3 && plan.turn.is_none() {
-        return resized.to_vec();
+        return std::mem::take(resized);
     }
     let (out_width, out_height) = (config.width as usize, config.height as usize);
     let mut out = if fills {

@@ -21,8 +21,9 @@ pub struct ImageStage {
     limits: Limits,
     spec: Arc<str>,
     shrinker: Shrinker,
-    /// What JPEGs are decoded into.
+    /// What pictures are decoded into.
     decoded: Vec<u8>,
+    whole: bool,
 }
 
 impl ImageStage {
@@ -35,7 +36,14 @@ impl ImageStage {
     }
 
     fn with(config: Arc<Config>, limits: Limits, spec: Arc<str>) -> Self {
-        Self { config, limits, spec, shrinker: Shrinker::default(), decoded: Vec::new() }
+        Self { config, limits, spec, shrinker: Shrinker::default(), decoded: Vec::new(), whole: false }
+    }
+
+    /// Decodes JPEGs at full scale, whatever the plan says; to measure what scaled decoding is worth.
+    #[must_use]
+    pub fn decoding_whole(mut self) -> Self {
+        self.whole = true;
+        self
     }
 
     /// Decodes at the planned scale. Adds flags that only the pixels tell.
@@ -46,16 +54,16 @@ impl ImageStage {
         media: &Media,
         flags: &mut Vec<&'static str>,
     ) -> Result<Pixels, Rejection> {
+        let mut data = std::mem::take(&mut self.decoded);
         match source {
             Source::Raster(raster) => {
-                let (pixels, transparent) = raster.decode(self.config.background)?;
+                let (pixels, transparent) = raster.decode(self.config.background, data)?;
                 if transparent {
                     flags.push("alpha_flattened");
                 }
                 Ok(pixels)
             }
             Source::Jpeg(header) => {
-                let mut data = std::mem::take(&mut self.decoded);
                 if jpeg::decode(&media.bytes, &header, denominator, &mut data)? {
                     flags.push("decoder_warning");
                 }
@@ -83,6 +91,7 @@ impl Stage for ImageStage {
         let config = Arc::clone(&self.config);
         let Probe { format, size, plan, denominator, mut flags, source } =
             Probe::new(&config, &self.limits, media)?;
+        let denominator = if self.whole { 1 } else { denominator };
         let pixels = self.decode(source, denominator, media, &mut flags)?;
         let output = self.shrinker.shrink(&pixels, denominator, &plan, &config)?;
         self.shrinker.trim(KEPT_BYTES_MAX);

@@ -2,7 +2,7 @@
 //!
 //! `throughput MODEL_DIR [--batch N] [--length T] [--seconds S] [--device D] [--threads N]` prints one JSON object. The inputs are the
 //! golden examples in turn; `--callers N` calls from N threads at once, each with a model of its own; `--length` cuts or repeats padded ones to that length, 0 gives every call another one (what new shapes
-//! cost). `--no-freeze`, `--no-onednn`, `--optimise`, `--profiling`, `--length-step N` and `--plain-malloc` show what each idea is worth.
+//! cost). `--no-freeze`, `--no-onednn`, `--optimise`, `--profiling`, `--cuda-graphs`, `--length-step N` and `--plain-malloc` show what each idea is worth.
 #![allow(clippy::print_stdout, reason = "a program for people")]
 
 use spawn_core::{Array, ArrayData, Features, Model};
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "tuning": format!("{:?}", arguments.tuning), "malloc": malloc, "items": items, "seconds": seconds,
             "items_per_second": items as f64 / seconds, "cpu_seconds_per_item": cpu / items as f64, "first_call_ms": first * 1e3, "slowest_call_ms": slowest * 1e3,
             "load_seconds": model.load_seconds(), "golden_cosine_min": model.golden().cosine_min,
-            "golden_abs_max": model.golden().abs_max, "device_bytes_max": model.device_bytes_max(), "libtorch": spawn_torch::versions(),
+            "golden_abs_max": model.golden().abs_max, "device_bytes_max": model.device_bytes()[1], "libtorch": spawn_torch::versions(),
         })
     );
     Ok(())
@@ -137,6 +137,7 @@ fn arguments() -> Result<Arguments, Box<dyn std::error::Error>> {
             "--no-freeze" => arguments.tuning.freeze = false,
             "--no-onednn" => arguments.tuning.onednn = false,
             "--optimise" => arguments.tuning.optimise = true,
+            "--cuda-graphs" => arguments.tuning.cuda_graphs = true,
             "--profiling" => arguments.tuning.profiling = true,
             "--length-step" => arguments.tuning.length_step = value()?.parse()?,
             "--plain-malloc" => arguments.malloc = false,

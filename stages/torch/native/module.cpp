@@ -1,8 +1,10 @@
 #include "module.h"
 #include "convolution.h"
+#include "cuda_graph.h"
 #include "linear.h"
 #include "static_int8.h"
 
+#include <ATen/Context.h>
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -15,6 +17,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -30,6 +33,8 @@ struct spawn_module {
   at::Device device;
   std::optional<at::ScalarType> autocast;
   size_t layers;
+  // Names it among the graphs of a thread, where a later module may lie at the same address.
+  std::optional<uint64_t> graphs;
 };
 
 struct spawn_outputs {
@@ -114,7 +119,7 @@ c10::Stream own_stream(const at::Device &device) {
 
 void collect(const c10::IValue &value, std::vector<at::Tensor> &into) {
   if (value.isTensor()) {
-    into.push_back(value.toTensor().to(at::kCPU, at::kFloat).contiguous());
+    into.push_back(value.toTensor());
   } else if (value.isTuple()) {
     for (const auto &element : value.toTupleRef().elements()) {
       collect(element, into);
@@ -122,6 +127,51 @@ void collect(const c10::IValue &value, std::vector<at::Tensor> &into) {
   } else {
     throw std::invalid_argument("the module's answer holds a " + value.tagKind() + ", not only tensors");
   }
+}
+
+std::vector<at::Tensor> call(spawn_module &module, const std::vector<at::Tensor> &inputs) {
+  std::vector<at::Tensor> outputs;
+  collect(module.module.forward(std::vector<c10::IValue>(inputs.begin(), inputs.end())), outputs);
+  return outputs;
+}
+
+// A recorded call: it reads these inputs and writes these outputs.
+struct Recorded {
+  std::vector<at::Tensor> inputs, outputs;
+  std::unique_ptr<CudaGraph> graph;
+};
+
+// A graph keeps its memory, so shapes beyond this many are not recorded.
+constexpr size_t GRAPHS_MAX = 64;
+
+// As `call`, by a graph from the second call of a shape on: the first one does what cannot be recorded. Graphs belong to a thread, as its
+// stream does, so a call's outputs are read before the next one overwrites them.
+std::vector<at::Tensor> call_recorded(spawn_module &module, const std::vector<at::Tensor> &inputs) {
+  using Key = std::pair<uint64_t, std::vector<std::vector<int64_t>>>;
+  thread_local std::map<Key, Recorded> graphs;
+  Key key{*module.graphs, {}};
+  for (const auto &input : inputs) {
+    key.second.push_back(input.sizes().vec());
+  }
+  auto found = graphs.find(key);
+  if (found == graphs.end()) {
+    if (graphs.size() < GRAPHS_MAX) {
+      graphs.emplace(std::move(key), Recorded());
+    }
+    return call(module, inputs);
+  }
+  auto &recorded = found->second;
+  if (!recorded.graph) {
+    for (const auto &input : inputs) {
+      recorded.inputs.push_back(at::empty_like(input));
+    }
+    recorded.graph = CudaGraph::record([&] { recorded.outputs = call(module, recorded.inputs); });
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    recorded.inputs[i].copy_(inputs[i], /*non_blocking=*/true);
+  }
+  recorded.graph->replay();
+  return recorded.outputs;
 }
 
 } // namespace
@@ -136,6 +186,11 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
     // A file that was saved frozen has no attributes left, and freezing it again is an error.
     if (options->freeze && module.hasattr("training")) {
       module = torch::jit::freeze(module);
+    }
+    if (!device.is_cpu()) {
+      // Of f32 all bits, as on a CPU: whoever wants fewer has models in bf16 and f16.
+      at::globalContext().setAllowTF32CuDNN(false);
+      at::globalContext().setAllowTF32CuBLAS(false);
     }
     if (options->optimise) {
       module = torch::jit::optimize_for_inference(module);
@@ -167,23 +222,30 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
     } else if (options->onednn && device.is_cpu()) {
       layers = linear_by_onednn(*graph, at::kFloat) + convolution_by_onednn(graph, at::kFloat);
     }
-    return new spawn_module{std::move(module), device, autocast, layers};
+    static std::atomic<uint64_t> modules = 0;
+    std::optional<uint64_t> graphs;
+    if (options->cuda_graphs && !device.is_cpu()) {
+      graphs = modules++;
+    }
+    return new spawn_module{std::move(module), device, autocast, layers, graphs};
   });
 }
 
 size_t spawn_module_layers(const spawn_module *module) { return module->layers; }
 
-int64_t spawn_module_device_bytes_max(const spawn_module *module) {
+void spawn_module_device_bytes(const spawn_module *module, int64_t *now, int64_t *most) {
   char *message = nullptr;
-  auto bytes = guarded<int64_t>(&message, [&]() -> int64_t {
-    if (module->device.is_cpu()) {
-      return 0;
+  *now = *most = 0;
+  guarded<bool>(&message, [&] {
+    if (!module->device.is_cpu()) {
+      auto stats = at::getDeviceAllocator(module->device.type())->getDeviceStats(module->device.index());
+      const auto &all = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+      *now = all.current;
+      *most = all.peak;
     }
-    auto stats = at::getDeviceAllocator(module->device.type())->getDeviceStats(module->device.index());
-    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+    return true;
   });
   free(message);
-  return bytes;
 }
 
 void spawn_module_empty_cache(const spawn_module *module) {
@@ -207,13 +269,16 @@ spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inp
       stream.reset_stream(own_stream(module->device));
     }
     Autocast autocast(module->device, module->autocast);
-    std::vector<c10::IValue> arguments;
+    std::vector<at::Tensor> arguments;
     arguments.reserve(count);
     for (size_t i = 0; i < count; ++i) {
-      arguments.emplace_back(view(inputs[i], module->device));
+      arguments.push_back(view(inputs[i], module->device));
     }
     auto outputs = std::make_unique<spawn_outputs>();
-    collect(module->module.forward(std::move(arguments)), outputs->tensors);
+    outputs->tensors = module->graphs ? call_recorded(*module, arguments) : call(*module, arguments);
+    for (auto &tensor : outputs->tensors) {
+      tensor = tensor.to(at::kCPU, at::kFloat).contiguous();
+    }
     return outputs.release();
   });
 }
@@ -232,6 +297,8 @@ bool spawn_outputs_get(const spawn_outputs *outputs, size_t index, spawn_output 
 void spawn_outputs_free(spawn_outputs *outputs) { delete outputs; }
 
 void spawn_message_free(char *message) { free(message); }
+
+bool spawn_has_cuda_graphs() { return CudaGraph::available(); }
 
 bool spawn_set_threads(int32_t intra, int32_t inter, char **message) {
   return guarded<bool>(message, [&] {

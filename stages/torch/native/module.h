@@ -34,6 +34,7 @@ struct spawn_options {
   int32_t dtype; // 0 = f32, 1 = int8, 2 = bf16, 3 = f16
   bool optimise;
   bool profiling;
+  bool cuda_graphs;      // on a GPU: record the calls of a shape once and launch them as a whole
   bool observe;          // answer what the convolutions see, instead of the outputs; see `static_int8.h`
   const float *observed; // with dtype 1: what was seen, for convolutions in int8; or null
   size_t observed_count;
@@ -42,8 +43,8 @@ struct spawn_options {
 spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message);
 // How many layers run by something faster than the file had.
 size_t spawn_module_layers(const spawn_module *module);
-// Most bytes that libtorch ever held on the module's GPU; 0 on the CPU.
-int64_t spawn_module_device_bytes_max(const spawn_module *module);
+// Bytes that libtorch holds for tensors on the module's GPU, now and at most so far; 0 on the CPU.
+void spawn_module_device_bytes(const spawn_module *module, int64_t *now, int64_t *most);
 // Gives what libtorch keeps for later calls on the module's GPU back to it; nothing on the CPU.
 void spawn_module_empty_cache(const spawn_module *module);
 void spawn_module_free(spawn_module *module);
@@ -55,6 +56,9 @@ bool spawn_outputs_get(const spawn_outputs *outputs, size_t index, spawn_output 
 void spawn_outputs_free(spawn_outputs *outputs);
 
 void spawn_message_free(char *message);
+
+// Whether the libraries that are open have CUDA graphs.
+bool spawn_has_cuda_graphs();
 
 // Threads within an operation and between operations. The second can be set once in the life of a process.
 bool spawn_set_threads(int32_t intra, int32_t inter, char **message);

@@ -3,7 +3,7 @@
 use crate::assemble::Assembler;
 use crate::golden::{self, Answer, Example, GoldenReport, Tolerance};
 use crate::manifest::{Dtype, Manifest, Output as Role};
-use crate::module::{Module, Options, Output};
+use crate::module::{Module, Options, Output, has_cuda_graphs};
 use crate::runtime::{Device, resolve};
 use crate::{LoadError, calibration, fault};
 use spawn_core::{Embedding, Fault, FaultClass, Features, Inference, Label, Model, ModelSpec};
@@ -25,6 +25,9 @@ pub struct TorchModel {
     load_seconds: f64,
 }
 
+/// What a call costs beside its elements, as a part of the largest one: on a CPU reading the weights once more, on a GPU hundreds of launches.
+const CALL_SHARE_CPU: usize = 128;
+const CALL_SHARE_GPU: usize = 16;
 /// Elements between two padded lengths on a GPU.
 const GPU_LENGTH_STEP: usize = 32;
 
@@ -39,6 +42,9 @@ pub struct Tuning {
     pub optimise: bool,
     /// TorchScript's profiling executor, for the whole process. Off: it specialises itself anew for lengths that it has not seen.
     pub profiling: bool,
+    /// On a GPU: record what the calls of a shape launch, and launch it as a whole from then on. Off: it pays where many small kernels are
+    /// launched for little work, and keeps memory for each shape.
+    pub cuda_graphs: bool,
     /// Padded lengths are rounded up to a multiple of this, so that there are few shapes, each of which is tried at loading. 0: 32 on a GPU, 1
     /// on the CPU, where a new shape costs nothing with profiling off, but padding does.
     pub length_step: usize,
@@ -46,7 +52,14 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { freeze: true, onednn: true, optimise: false, profiling: false, length_step: 0 }
+        Self {
+            freeze: true,
+            onednn: true,
+            optimise: false,
+            profiling: false,
+            cuda_graphs: false,
+            length_step: 0,
+        }
     }
 }
 
@@ -70,6 +83,11 @@ impl TorchModel {
         let golden = golden::read(&manifest)?;
         let device = resolve(device)?;
         let cuda = if let Device::Cuda(index) = device { Some(index) } else { None };
+        if tuning.cuda_graphs && cuda.is_some() && !has_cuda_graphs() {
+            return Err(LoadError::Runtime(
+                "models.cuda_graphs: this libtorch has none; switch it off".into(),
+            ));
+        }
         let path = dir.join("model.pt");
         let observed = if manifest.dtype == Dtype::Int8 { calibration::read(dir)? } else { None };
         let options =
@@ -85,6 +103,7 @@ impl TorchModel {
             pooling: manifest.pooling(),
             chunks_max: manifest.limits.batch_max,
             padded_cost_max: manifest.limits.padded_cost_max,
+            call_cost: manifest.limits.padded_cost_max / cuda.map_or(CALL_SHARE_CPU, |_| CALL_SHARE_GPU),
         };
         let length_step = match tuning.length_step {
             0 => cuda.map_or(1, |_| GPU_LENGTH_STEP),
@@ -103,7 +122,10 @@ impl TorchModel {
             lengths_tried: 0,
             load_seconds: 0.0,
         };
-        model.report = model.prove()?;
+        // With graphs the second call of a shape is recorded, and the third launched from what was recorded.
+        for _ in 0..if tuning.cuda_graphs { 3 } else { 1 } {
+            model.report = model.prove()?;
+        }
         model.lengths_tried = model.warm_up(length_step)?;
         model.load_seconds = started.elapsed().as_secs_f64();
         let GoldenReport { count, cosine_min, abs_max } = model.report;
@@ -135,11 +157,6 @@ impl TorchModel {
     /// How many of its layers run by oneDNN (see [`Tuning::onednn`]) or in fewer bits.
     pub fn fast_layers(&self) -> usize {
         self.module.layers()
-    }
-
-    /// Most bytes that libtorch ever held on its GPU; 0 on the CPU.
-    pub fn device_bytes_max(&self) -> u64 {
-        self.module.device_bytes_max()
     }
 
     /// The inputs of the golden examples: real ones, for measurements.
@@ -276,6 +293,10 @@ impl Model for TorchModel {
 
     fn fork(&self) -> Box<dyn Model> {
         Box::new(self.clone())
+    }
+
+    fn device_bytes(&self) -> [u64; 2] {
+        self.module.device_bytes()
     }
 }
 

@@ -57,6 +57,7 @@ impl Module {
             dtype: options.dtype as i32,
             optimise: options.tuning.optimise,
             profiling: options.tuning.profiling,
+            cuda_graphs: options.tuning.cuda_graphs,
             observe: options.observe,
             observed: options.observed.map_or(std::ptr::null(), <[f32]>::as_ptr),
             observed_count: options.observed.map_or(0, <[f32]>::len),
@@ -73,10 +74,12 @@ impl Module {
         unsafe { ffi::spawn_module_layers(self.0.as_ptr()) }
     }
 
-    /// Most bytes that libtorch ever held on the module's GPU; 0 on the CPU.
-    pub(crate) fn device_bytes_max(&self) -> u64 {
-        // SAFETY: as above.
-        u64::try_from(unsafe { ffi::spawn_module_device_bytes_max(self.0.as_ptr()) }).unwrap_or(0)
+    /// Bytes that libtorch holds for tensors on the module's GPU, now and at most so far; 0 on the CPU.
+    pub(crate) fn device_bytes(&self) -> [u64; 2] {
+        let (mut now, mut most) = (0, 0);
+        // SAFETY: as above; both numbers are written.
+        unsafe { ffi::spawn_module_device_bytes(self.0.as_ptr(), &mut now, &mut most) };
+        [now, most].map(|bytes| u64::try_from(bytes).unwrap_or(0))
     }
 
     /// Gives back the memory that libtorch keeps for later calls on the module's GPU.
@@ -158,6 +161,12 @@ pub(crate) fn set_threads(intra: i32, inter: i32) -> Result<(), String> {
     with_message(|message| unsafe { ffi::spawn_set_threads(intra, inter, message) }).map(|_| ())
 }
 
+/// Whether the libraries that are open have CUDA graphs.
+pub(crate) fn has_cuda_graphs() -> bool {
+    // SAFETY: looks up names.
+    unsafe { ffi::spawn_has_cuda_graphs() }
+}
+
 /// Version of libtorch.
 pub(crate) fn version() -> &'static str {
     // SAFETY: a constant string that ends with NUL.
@@ -212,6 +221,7 @@ mod ffi {
         pub(super) dtype: i32,
         pub(super) optimise: bool,
         pub(super) profiling: bool,
+        pub(super) cuda_graphs: bool,
         pub(super) observe: bool,
         pub(super) observed: *const f32,
         pub(super) observed_count: usize,
@@ -224,7 +234,7 @@ mod ffi {
             message: *mut *mut c_char,
         ) -> *mut Module;
         pub(super) fn spawn_module_layers(module: *const Module) -> usize;
-        pub(super) fn spawn_module_device_bytes_max(module: *const Module) -> i64;
+        pub(super) fn spawn_module_device_bytes(module: *const Module, now: *mut i64, most: *mut i64);
         pub(super) fn spawn_module_empty_cache(module: *const Module);
         pub(super) fn spawn_module_free(module: *mut Module);
         pub(super) fn spawn_module_forward(
@@ -236,6 +246,7 @@ mod ffi {
         pub(super) fn spawn_outputs_count(outputs: *const Outputs) -> usize;
         pub(super) fn spawn_outputs_get(outputs: *const Outputs, index: usize, output: *mut Output) -> bool;
         pub(super) fn spawn_outputs_free(outputs: *mut Outputs);
+        pub(super) fn spawn_has_cuda_graphs() -> bool;
         pub(super) fn spawn_message_free(message: *mut c_char);
         pub(super) fn spawn_set_threads(intra: i32, inter: i32, message: *mut *mut c_char) -> bool;
         pub(super) fn spawn_torch_version() -> *const c_char;

@@ -139,7 +139,7 @@ fn cuda_devices() -> Result<i64, String> {
 }
 
 /// Opens `libtorch_cuda.so` beside the libraries that are there already; it registers itself with them.
-fn open_cuda() -> Result<(), String> {
+pub(crate) fn open_cuda() -> Result<(), String> {
     let folder = library_folder().ok_or("the folder of libtorch_cpu.so is not known")?;
     let path = folder.join("libtorch_cuda.so");
     if !path.exists() {

@@ -69,6 +69,7 @@ async fn whole() {
     let unit = UnitLimits {
         records_max: 256,
         chunks_max: 1024,
+        cost_max: usize::MAX,
         bytes_max: 64 << 20,
         linger: Duration::from_millis(20),
     };
@@ -112,6 +113,7 @@ fn spec() -> ModelSpec {
         pooling: Pooling::None,
         chunks_max: 32,
         padded_cost_max: 1 << 20,
+        call_cost: 1 << 10,
     }
 }
 

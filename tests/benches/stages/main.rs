@@ -7,11 +7,13 @@
 //! - [`prepare`]: media to features
 //! - [`infer`]: features to vectors
 //! - [`line`]: parsing and everything between the verbs
+//! - [`poll`]: records off a topic
 //! - [`write`]: results to rows
 
 mod allocations;
 mod infer;
 mod line;
+mod poll;
 mod prepare;
 mod write;
 
@@ -37,6 +39,7 @@ fn main() {
         .measurement_time(Duration::from_secs(3))
         .sample_size(20)
         .configure_from_args();
+    poll::bench();
     prepare::bench(&mut criterion);
     infer::bench(&mut criterion);
     line::bench(&mut criterion);

@@ -17,25 +17,32 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     let limits = spawn_image::Limits { bytes_max: BYTES_MAX, pixels_max: 1 << 30 };
     let config = manifest("efficientnet-lite0").preparation().expect("a preparation");
     let stage = ImageStage::new(config, limits).expect("a stage");
-    suite(criterion, "image", &stage, &["jpg", "png", "gif"]);
+    suite(criterion, "image", &stage, &["jpg", "png", "gif"], samples);
 
     let limits = spawn_audio::Limits { bytes_max: BYTES_MAX, seconds_max: 86_400.0 };
     let config = manifest("resemblyzer").preparation().expect("a preparation");
     let stage = AudioStage::new(config, limits).expect("a stage");
-    suite(criterion, "audio", &stage, &["wav", "flac", "mp3", "ogg"]);
+    suite(criterion, "audio", &stage, &["wav"], samples);
+    suite(criterion, "codec", &stage, &["flac", "mp3", "m4a", "ogg"], fixtures);
 
     let limits = spawn_text::Limits { bytes_max: BYTES_MAX, tokens_max: 1 << 20 };
     let config = manifest("minilm-l6").preparation().expect("a preparation");
     let tokenizer = models.join("minilm-l6").join("tokenizer.json");
     let stage = TextStage::new(config, limits, &tokenizer).expect("a stage");
-    suite(criterion, "text", &stage, &["txt"]);
+    suite(criterion, "text", &stage, &["txt"], samples);
 }
 
 /// The smallest, the middle and the largest sample of each format that there is.
-fn suite(criterion: &mut Criterion, modality: &str, stage: &dyn Stage, formats: &[&str]) {
+fn suite(
+    criterion: &mut Criterion,
+    modality: &str,
+    stage: &dyn Stage,
+    formats: &[&str],
+    find: fn(&str, &str) -> Vec<PathBuf>,
+) {
     let mut group = criterion.benchmark_group(modality);
     for format in formats {
-        let files = samples(modality, format);
+        let files = find(modality, format);
         let mut chosen: Vec<(&str, &PathBuf)> = Vec::new();
         for (size, at) in
             [("small", 0), ("middle", files.len() / 2), ("large", files.len().saturating_sub(1))]
@@ -60,6 +67,18 @@ fn suite(criterion: &mut Criterion, modality: &str, stage: &dyn Stage, formats: 
         }
     }
     group.finish();
+}
+
+/// The audio stage's own: a third of a second each. The samples of the demo are nearly all WAV.
+fn fixtures(_: &str, format: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../stages/audio/tests/fixtures");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("the fixtures")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|e| e == format))
+        .collect();
+    files.sort_by_key(|path| std::fs::metadata(path).map_or(0, |found| found.len()));
+    files
 }
 
 /// Good samples of a format, smallest first.

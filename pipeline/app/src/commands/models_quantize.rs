@@ -21,8 +21,10 @@ use toml_edit::{DocumentMut, value};
 const ROUNDS: usize = 7;
 /// Of one round, at least.
 const ROUND: Duration = Duration::from_millis(500);
-/// Files that are observed, at most; spread over a larger folder.
-const MEDIA_MAX: usize = 256;
+/// Files that are looked at, at most; spread over a larger folder. Every second one is observed, the others show what came of it.
+const MEDIA_MAX: usize = 512;
+/// Chunks of a call that compares.
+const COMPARED: usize = 32;
 const COSINES: std::ops::RangeInclusive<f64> = 0.9..=1.0;
 
 pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
@@ -52,12 +54,21 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     let mut before = TorchModel::load(&folder, &cpu).or_exit(Code::Data)?;
     let made = tempfile::Builder::new().prefix(".quantize-").tempdir_in(&settings.models.dir)?;
     copy(&folder, made.path())?;
-    if let Some(media) = &args.calibrate {
-        calibrate(made.path(), media, &settings, out)?;
-    }
+    let unseen = match &args.calibrate {
+        Some(media) => calibrate(made.path(), media, &settings, out)?,
+        None => Vec::new(),
+    };
     rewrite(&made.path().join("model.toml"), &name, &args.to, args.cosine_min)?;
     let mut after = TorchModel::load(made.path(), &cpu).or_exit(Code::Data)?;
     let examples: Vec<Features> = before.examples().cloned().collect();
+    let unseen = agreement(&mut before, &mut after, &unseen)?;
+    if let Some([least, _]) = unseen.filter(|[least, _]| *least < args.cosine_min) {
+        let text = format!(
+            "a file that was not observed has a cosine of {least:.5} to its f32 vector, wanted {}",
+            args.cosine_min
+        );
+        return Err(Failure::new(Code::Data, text));
+    }
     let (slow, fast) = compare(&mut before, &mut after, &examples)?;
     let version = after.spec().version.clone();
     let cosine = after.golden().cosine_min;
@@ -70,7 +81,7 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
         out.json(
             "quantize",
             json!({
-                "name": name, "folder": target, "version": version, "cosine_min": cosine, "dtype": args.to, "chunks_per_second": {"f32": slow, (args.to.as_str()): fast},
+                "name": name, "folder": target, "version": version, "cosine_min": cosine, "unseen": unseen.map(|[least, median]| json!({"cosine_min": least, "cosine_median": median})), "dtype": args.to, "chunks_per_second": {"f32": slow, (args.to.as_str()): fast},
                 "ratio": fast / slow,
             }),
         );
@@ -78,6 +89,9 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     }
     out.line(format_args!("{name} {} in {}", &version[..12], target.display()));
     out.line(format_args!("golden vectors: cosine >= {cosine:.5} to those of {}", args.model));
+    if let Some([least, median]) = unseen {
+        out.line(format_args!("files that were not observed: cosine >= {least:.5}, median {median:.5}"));
+    }
     out.line(format_args!("{fast:.0} chunks/s against {slow:.0} in f32: {:.2} times", fast / slow));
     out.line(format_args!(
         "to use it, give a pipeline another name and topic or collection, and `model = \"{name}\"`: it fills a generation of its own"
@@ -85,20 +99,21 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
     Ok(())
 }
 
-/// Shows the model in `folder` what it will work on.
-fn calibrate(folder: &Path, media: &Path, settings: &Settings, out: Output) -> Outcome {
+/// Shows the model in `folder` one half of what it will work on, and answers the other.
+fn calibrate(folder: &Path, media: &Path, settings: &Settings, out: Output) -> Outcome<Vec<Features>> {
     let mut stage = registry::stage(&Manifest::read(folder).or_exit(Code::Config)?, folder, settings)?;
     let entries = std::fs::read_dir(media)
         .map_err(|e| Failure::new(Code::Usage, format!("--calibrate {}: {e}", media.display())))?;
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     paths.sort();
     let step = paths.len().div_ceil(MEDIA_MAX).max(1);
-    let mut chunks: Vec<Features> = Vec::new();
+    let (mut chunks, mut unseen): (Vec<Features>, Vec<Features>) = Default::default();
     for path in paths.iter().step_by(step) {
         let prepared = read(path, settings.fetch.payload_bytes_max)
             .and_then(|bytes| stage.process(&Media::new(bytes.into(), None)));
         match prepared {
-            Ok(prepared) => chunks.extend(prepared.chunks),
+            Ok(prepared) if chunks.len() <= unseen.len() => chunks.extend(prepared.chunks),
+            Ok(prepared) => unseen.extend(prepared.chunks),
             Err(rejection) => out.note(format_args!("{}: left out: {rejection}", path.display())),
         }
     }
@@ -109,7 +124,26 @@ fn calibrate(folder: &Path, media: &Path, settings: &Settings, out: Output) -> O
             "--calibrate: the model has no convolution to observe".to_owned(),
         ));
     }
-    Ok(())
+    Ok(unseen)
+}
+
+/// Least and median cosine between what both make of these chunks; none without chunks.
+fn agreement(
+    before: &mut TorchModel,
+    after: &mut TorchModel,
+    chunks: &[Features],
+) -> Outcome<Option<[f64; 2]>> {
+    let mut cosines = Vec::new();
+    for call in chunks.chunks(COMPARED.min(before.spec().chunks_max)) {
+        let call: Vec<&Features> = call.iter().collect();
+        let (exact, rounded) =
+            (before.infer(&call).or_exit(Code::Data)?, after.infer(&call).or_exit(Code::Data)?);
+        let pairs =
+            exact.iter().zip(&rounded).filter_map(|(a, b)| a.embedding.as_ref().zip(b.embedding.as_ref()));
+        cosines.extend(pairs.map(|(exact, rounded)| exact.cosine(rounded.as_slice())));
+    }
+    cosines.sort_by(f64::total_cmp);
+    Ok(cosines.first().map(|least| [*least, cosines[cosines.len() / 2]]))
 }
 
 /// Every file of a model folder, one level of folders deep at most as models have it.

@@ -20,7 +20,7 @@ struct View {
     /// Pool -> bytes in use and bytes in all.
     memory: BTreeMap<&'static str, [u64; 2]>,
     resident_bytes: u64,
-    /// Code -> records rejected or deferred since the worker's start.
+    /// Code -> records rejected or deferred since the worker's start, of all pipelines.
     errors: BTreeMap<String, u64>,
 }
 
@@ -33,14 +33,19 @@ struct PipelineView {
     /// Outcome -> records since the worker's start.
     items: BTreeMap<String, u64>,
     polled_bytes: u64,
+    bytes_per_second: f64,
     lag_records: u64,
     oldest_seconds: f64,
     p50_seconds: Option<f64>,
     p99_seconds: Option<f64>,
     batch_items: Option<f64>,
     padding_ratio: Option<f64>,
+    /// The thread that reads the topic, before all stages.
+    poll: [f64; 3],
     stages: Vec<StageView>,
     bottleneck: Option<Bottleneck>,
+    /// Code -> records rejected or deferred since the worker's start.
+    errors: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -117,7 +122,7 @@ fn pipeline(
 ) -> PipelineView {
     let own: Labels<'_> = &[("pipeline", &name)];
     let topic = topics.get(name.as_str()).map(|topic| (*topic).to_owned());
-    let of_topic = |metric| topic.as_deref().map_or(0.0, |topic| now.sum(metric, &[("topic", topic)]));
+    let of_topic = |metric: &str| topic.as_deref().map_or(0.0, |topic| now.sum(metric, &[("topic", topic)]));
     let end_to_end = |q| now.quantile("spawn_item_end_to_end_seconds", own, q, earlier);
     let stages: Vec<StageView> = STAGES.iter().map(|stage| stage_view(stage, &name, now, earlier)).collect();
     let shares: Vec<Shares<'_>> = stages
@@ -136,12 +141,16 @@ fn pipeline(
         items_per_second: stages.last().map_or(0.0, |write| write.items_per_second),
         items: counts(now.by("spawn_items_total", "outcome", own)),
         polled_bytes: of_topic("spawn_kafka_polled_bytes_total") as u64,
+        bytes_per_second: of_topic("spawn_kafka_polled_bytes_per_second"),
         lag_records: lag as u64,
         oldest_seconds: of_topic("spawn_oldest_unprocessed_seconds"),
         p50_seconds: end_to_end(0.5),
         p99_seconds: end_to_end(0.99),
         batch_items: now.mean("spawn_batch_items", own, earlier),
         padding_ratio: now.mean("spawn_batch_padding_ratio", own, earlier),
+        poll: ["busy", "starved", "blocked"]
+            .map(|share| of_topic(&format!("spawn_kafka_poll_{share}_ratio"))),
+        errors: counts(now.by("spawn_rejections_total", "code", own)),
         bottleneck: None,
         stages: Vec::new(),
         pipeline: name.clone(),
@@ -182,7 +191,7 @@ fn moves(
     let full = |pool: &str| memory.get(pool).is_some_and(|[used, limit]| *used as f64 > 0.9 * *limit as f64);
     let batch = view.batch_items.unwrap_or(0.0);
     match stage {
-        SOURCE => "records wait in Kafka and the line starves: kafka.fetch_min_bytes = 1048576, or more workers, up to one a partition".into(),
+        SOURCE => "records wait in Kafka and the line starves: lane = \"bulk\" for larger fetches, or more workers, up to one a partition".into(),
         "intake" if full("raw") => "memory.raw_bytes is full: raise it, or send references instead of bytes".into(),
         "fetch" => format!("a payload takes {took}: raise line.fetch_window and fetch.per_host_concurrency, or bring the store of the originals closer"),
         "admit" | "intake" if full("decoded") => "memory.decoded_bytes is full: raise it, or lower the limits of the stage".into(),
@@ -237,10 +246,24 @@ fn text(view: &View) -> String {
             duration(p.oldest_seconds),
             items.join(", ")
         ));
+        let of_units = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
+        line(format_args!(
+            "  {:.1} MB/s read   units of {} records, {} % padding   {}",
+            p.bytes_per_second / 1e6,
+            of_units(p.batch_items),
+            of_units(p.padding_ratio.map(|ratio| 100.0 * ratio)),
+            match p.errors.is_empty() {
+                true => "nothing rejected or deferred".into(),
+                false =>
+                    p.errors.iter().map(|(code, n)| format!("{code} {n}")).collect::<Vec<_>>().join(", "),
+            }
+        ));
         line(format_args!(
             "  {:<9}{:>9}{:>7}{:>9}{:>9}{:>9}{:>10}{:>10}",
             "stage", "items/s", "busy", "starved", "blocked", "queue", "p50", "p99"
         ));
+        let [busy, starved, blocked] = p.poll.map(|share| 100.0 * share);
+        line(format_args!("  {SOURCE:<9}{:>9}{busy:>6.0}%{starved:>8.0}%{blocked:>8.0}%", ""));
         for s in &p.stages {
             let queue = if s.queue_capacity > 0 {
                 format!("{}/{}", s.queue_items, s.queue_capacity)
@@ -263,10 +286,6 @@ fn text(view: &View) -> String {
             Some(Bottleneck { stage, moves }) => line(format_args!("  {stage} sets the pace: {moves}")),
             None => line(format_args!("  idle: nothing waits")),
         }
-    }
-    if !view.errors.is_empty() {
-        let errors: Vec<String> = view.errors.iter().map(|(code, n)| format!("{code} {n}")).collect();
-        line(format_args!("\nrejected or deferred: {}", errors.join(", ")));
     }
     text
 }

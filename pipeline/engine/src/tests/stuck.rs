@@ -169,8 +169,13 @@ async fn line(step: Option<Step>, gone: bool) -> Line {
     });
     let model = BlockedModel(blocked.clone(), FakeModel::default());
     let device = Device::start(1, &[vec![Box::new(model)]], LaneRules::default()).expect("starts");
-    let unit =
-        UnitLimits { records_max: 1, chunks_max: 8, bytes_max: 1 << 20, linger: Duration::from_millis(1) };
+    let unit = UnitLimits {
+        records_max: 1,
+        chunks_max: 8,
+        cost_max: 1 << 20,
+        bytes_max: 1 << 20,
+        linger: Duration::from_millis(1),
+    };
     let pipeline = Pipeline {
         name: "stuck".into(),
         source: Arc::new(Faked(blocked.clone())),

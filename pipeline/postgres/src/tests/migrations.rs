@@ -57,8 +57,10 @@ async fn vectors_of_before_segments_become_the_first_one_with_their_index() {
         let mut p = claim(&sink, 0).await;
         let old = envelope(&p, 0, "old", Body::Work(inferred("old", &[[1.0, 0.0, 0.0, 0.0]])));
         sink.write(&unit(&[p], vec![old])).await.unwrap();
-        db.execute("CREATE INDEX embedding_1_hnsw ON spawn.embedding_1 USING hnsw (vector halfvec_cosine_ops)")
-            .await;
+        db.execute(
+            "CREATE INDEX embedding_1_hnsw ON spawn.embedding_1 USING hnsw (vector halfvec_cosine_ops)",
+        )
+        .await;
 
         migrate(&db.url).await.unwrap();
         p.position = 1;

@@ -135,3 +135,16 @@ fn configuration_is_checked() {
     let spec = |config| AudioStage::new(config, limits()).unwrap().spec().to_owned();
     assert_ne!(spec(config()), spec(Config { hop_samples: 12_961, ..config() }));
 }
+
+#[test]
+fn what_lies_behind_the_last_window_is_not_decoded() {
+    // Numbers that are none tell whether somebody has been there.
+    let mut samples = sine(440.0, 16_000, 30.0, 0.5);
+    samples[10 * 16_000..].fill(f32::NAN);
+    let told = |windows_max, flag: &str| {
+        let prepared = prepare(Config { windows_max, ..config() }, &samples);
+        prepared.facts.flags.iter().any(|there| there == flag)
+    };
+    assert!(told(4, "truncated") && !told(4, "non_finite"));
+    assert!(told(1000, "non_finite"), "or this test says nothing");
+}

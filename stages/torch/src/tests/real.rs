@@ -99,6 +99,8 @@ fn in_fewer_bits_a_model_says_nearly_the_same_whatever_its_neighbours() {
         (Modality::Text, "int8"),
         (Modality::Text, "bf16"),
         (Modality::Image, "bf16"),
+        (Modality::Text, "f16"),
+        (Modality::Image, "f16"),
         (Modality::Image, "int8"),
     ] {
         says_nearly_the_same(&shipped(modality), dtype);

@@ -1,4 +1,5 @@
-use crate::runtime::{cores_granted, init, library_folder, resolve, tune_malloc, versions};
+use crate::module::has_cuda_graphs;
+use crate::runtime::{cores_granted, init, library_folder, open_cuda, resolve, tune_malloc, versions};
 use crate::{Device, Threads};
 
 #[test]
@@ -26,6 +27,14 @@ fn a_device_is_there_or_the_error_says_what_to_use() {
     // No machine has this one.
     let error = resolve(&Device::Cuda(200)).unwrap_err().to_string();
     assert!(error.contains("cuda:200") && error.contains("use the device `cpu`"), "{error}");
+}
+
+#[test]
+fn graphs_are_found_in_the_library_that_is_opened_at_run_time() {
+    // Without a GPU it can be opened all the same; a libtorch for the CPU has none.
+    if open_cuda().is_ok() {
+        assert!(has_cuda_graphs(), "a function of at::cuda::CUDAGraph has another name in this libtorch");
+    }
 }
 
 #[test]

@@ -1,0 +1,26 @@
+// What a call launches on a GPU, recorded once and launched again as a whole.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+// libtorch's own graph, which keeps the memory of what it recorded. This binary does not link the CUDA library, so its functions are looked
+// up in the one that was opened at run time.
+class CudaGraph {
+public:
+  // Whether the opened libraries have what is needed.
+  static bool available();
+  // Records what `body` launches on the current stream, which must not be the default one. `body` must have run before: what it does only
+  // the first time (finding algorithms, allocating workspaces) cannot be recorded.
+  static std::unique_ptr<CudaGraph> record(const std::function<void()> &body);
+  CudaGraph(const CudaGraph &) = delete;
+  CudaGraph &operator=(const CudaGraph &) = delete;
+  ~CudaGraph();
+  // Launches it on the current stream.
+  void replay();
+
+private:
+  CudaGraph();
+  // The class has less than 200 bytes in libtorch 2.11.
+  alignas(std::max_align_t) unsigned char storage[1024];
+};
