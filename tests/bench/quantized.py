@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ import common
 
 MODELS = Path(os.environ.get("SPAWN_MODELS") or common.CACHE / "models")
 COSINE_MIN = 0.99
+BATCH_MAX = 512
 
 
 class Refused(Exception):
@@ -28,3 +30,22 @@ def quantized(model, dtype, media=None):
         if done.returncode != 0:
             raise Refused(done.stderr.strip().splitlines()[-1])
         yield Path(folder), json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def converted(model, dtype):
+    """A folder with the model in another number type and with batches of up to `BATCH_MAX`, as its manifest then says. `spawn models quantize` writes the
+    same type, but proves it on the CPU, and few of them compute in f16. Loading proves it, on the device that it is loaded on."""
+    with tempfile.TemporaryDirectory(dir=MODELS.parent) as folder:
+        made = Path(folder, f"{model}-{dtype}")
+        shutil.copytree(MODELS / model, made, copy_function=os.link)
+        manifest = made / "model.toml"
+        text = re.sub(r'^name = ".*"', f'name = "{made.name}"', manifest.read_text(), count=1, flags=re.M)
+        text = re.sub(r'^dtype = "f32"', f'dtype = "{dtype}"', text, count=1, flags=re.M)
+        text = re.sub(r"^batch_max = .*", f"batch_max = {BATCH_MAX}", text, flags=re.M)
+        if dtype != "f32":
+            text = re.sub(r"^cosine_min = .*", f"cosine_min = {COSINE_MIN}", text, flags=re.M)
+        # It is a link to the other's.
+        manifest.unlink()
+        manifest.write_text(text)
+        yield made
