@@ -1,22 +1,28 @@
 """What every side-by-side benchmark shares: where things lie, one pinned core, rounds in alternation, the result file.
 
 A benchmark is an executable file beside this one (`make bench AREA=<its name>`). It checks first that ours and the peer
-yield the same output (`equality`), then runs both in turn (`alternate`) and writes `docs/benchmarks/<job>.json` (`write`).
-Ratios are ours / peer of the same round: on a shared machine the load changes between rounds, rarely within one.
+yield the same output (`equality`), then runs both in turn (`alternate`) and writes `docs/benchmarks/<job>.json` (`write`, or `publish`
+for those that measure no process from its start to its end). Ratios are ours / peer of the same round: on a shared machine the load
+changes between rounds, rarely within one.
 """
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import threading
+import time
 import venv
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
-from proof import ROOT, commit, machine  # noqa: E402
+from fields import ROUNDS_MIN, lacking  # noqa: E402
+from proof import ROOT, commit, machine, spawn  # noqa: E402
 
-ROUNDS_MIN = 5
+RESULTS = ROOT / "docs" / "benchmarks"
+GOLDEN_COSINE_MIN = 1 - 1e-5
 
 
 def _default_cache():
@@ -66,15 +72,25 @@ def torch_python(packages):
 
 
 def build_example(example):
-    """Builds an example binary of ours in release and returns its path."""
-    subprocess.run(["cargo", "build", "--release", "-q", "--workspace", "--example", example], cwd=ROOT, check=True, stdout=sys.stderr)
-    return TARGET / "release" / "examples" / example
+    """Builds an example binary of ours in release and returns its path. A machine without cargo has to have it already."""
+    path = TARGET / "release" / "examples" / example
+    if shutil.which("cargo") or not path.exists():
+        subprocess.run(["cargo", "build", "--release", "-q", "--workspace", "--example", example], cwd=ROOT, check=True, stdout=sys.stderr)
+    return path
+
+
+def spent(pid):
+    """CPU seconds and the most memory of a process that runs, so far. Its memory is 0 once it has ended and was not waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    peak = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")), 0)
+    return {"cpu_seconds": (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), "peak_rss_bytes": peak}
 
 
 def run(command, core=None, env=None):
     """Runs `command`, on one core if `core` is given (an index into the allowed ones). Its last line of stdout is JSON.
 
-    Returns that object; `cpu_seconds` and `peak_rss_bytes` of the whole process are added under `process`.
+    Returns that object; `seconds`, `cpu_seconds` and `peak_rss_bytes` of the whole process are added under `process`.
     """
     allowed = sorted(os.sched_getaffinity(0))
 
@@ -82,17 +98,38 @@ def run(command, core=None, env=None):
         if core is not None:
             os.sched_setaffinity(0, {allowed[core % len(allowed)]})
 
+    started = time.monotonic()
     child = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True, preexec_fn=pin,
                              env={**os.environ, **(env or {})}, cwd=ROOT)
+    peak, ended = [0], threading.Event()
+
+    def watch():
+        # What the kernel tells of a child that has ended includes the memory of this process, of which it was a copy at first.
+        while not ended.wait(0.02):
+            peak[0] = max(peak[0], spent(child.pid)["peak_rss_bytes"])
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     out = child.stdout.read()
+    ended.set()
+    watcher.join()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise SystemExit(f"{command[0]} ended with {child.returncode}: {out[-2000:]}")
     answer = json.loads(out.strip().splitlines()[-1])
-    answer["process"] = {"cpu_seconds": usage.ru_utime + usage.ru_stime,
-                         "peak_rss_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    answer["process"] = {"seconds": time.monotonic() - started, "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                         "peak_rss_bytes": answer.get("peak_rss_bytes") or peak[0]}
     return answer
+
+
+def line(modality, records, *settings):
+    """One `spawn bench line`, as `alternate` takes it. Every record has to become a result, with a clean audit."""
+    told = spawn("bench", "line", "--modality", modality, "--records", str(records), "--data", str(DATA), "--quiet",
+                 *(part for setting in settings for part in ("--set", setting)))[0]
+    if told["results"] != records or not told["audit"]["ok"]:
+        raise SystemExit(f"{told['results']} of {records} records became results; the audit: {told['audit']}")
+    return {**told, "cpu_seconds_per_item": sum(stage["cpu_seconds_per_item"] for stage in told["stages"]),
+            "process": {"peak_rss_bytes": told["peak_rss_bytes"]}}
 
 
 def alternate(ours, peer, rounds=ROUNDS_MIN):
@@ -121,36 +158,58 @@ def equality(metric, value, limit, passed):
     return gate
 
 
-def write(job, unit, peer, peer_version, peer_config, pairs, rate, items, target_ratio, equal, extra=None):
-    """Writes `docs/benchmarks/<job>.json` and prints it.
+def golden(*sides, limit=GOLDEN_COSINE_MIN):
+    """The gate of those that run models, before any timing: each side checks the golden vectors when it loads, and tells the least cosine."""
+    worst = min(side()["golden_cosine_min"] for side in sides)
+    return equality("least cosine to the golden vectors, both sides", worst, limit, worst >= limit)
 
-    `pairs` as from `alternate`; `rate(answer)` gives the figure of one run in `unit`, higher is better; `items` is how
-    many items one of our runs worked on, for the CPU seconds of each. `extra` adds fields, it never replaces one.
-    """
-    rounds = [{"ours": rate(mine), "peer": rate(theirs)} for mine, theirs in pairs]
-    ratios = [entry["ours"] / entry["peer"] for entry in rounds]
-    ratio = statistics.median(ratios)
-    result = {
-        **(extra or {}),
-        "job": job, "unit": unit, "commit": commit(), "machine": machine(),
-        "peer": peer, "peer_version": peer_version, "peer_config": peer_config,
-        "rounds": [{k: round(v, 3) for k, v in entry.items()} for entry in rounds],
-        "ours_median": round(statistics.median(entry["ours"] for entry in rounds), 3),
-        "peer_median": round(statistics.median(entry["peer"] for entry in rounds), 3),
-        "ratio_median": round(ratio, 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
-        "target_ratio": target_ratio, "met": ratio >= target_ratio, "equality": equal,
-        # The same by CPU seconds per unit of work: on a shared machine it moves less than the clock.
-        "cpu_ratio_median": round(statistics.median(
-            (theirs["process"]["cpu_seconds"] / (rate(theirs) * theirs["seconds"]))
-            / (mine["process"]["cpu_seconds"] / (rate(mine) * mine["seconds"])) for mine, theirs in pairs), 3)
-        if all("seconds" in answer for pair in pairs for answer in pair) else None,
-        "cpu_seconds_per_item": statistics.median(m["process"]["cpu_seconds"] for m, _ in pairs) / items,
-        "peak_rss_bytes": max(m["process"]["peak_rss_bytes"] for m, _ in pairs),
-    }
-    path = ROOT / "docs" / "benchmarks" / f"{job}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+def higher(ours, peer):
+    return ours / peer
+
+
+def lower(ours, peer):
+    return peer / ours
+
+
+def compared(rounds, ratio=higher):
+    """The fields that follow from `rounds` of `ours` and `peer`; `ratio` is above 1 where ours is better."""
+    ratios = [ratio(entry["ours"], entry["peer"]) for entry in rounds]
+    return {"rounds": [{side: round(figure, 3) for side, figure in entry.items()} for entry in rounds],
+            "ours_median": round(statistics.median(entry["ours"] for entry in rounds), 3),
+            "peer_median": round(statistics.median(entry["peer"] for entry in rounds), 3),
+            "ratio_median": round(statistics.median(ratios), 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3)}
+
+
+def publish(result, folder=RESULTS):
+    """Writes `<job>.json` with the commit and the machine, and prints it. One that lacks a field of `fields.py` is refused."""
+    result = {**result, "commit": commit(), "machine": machine()}
+    if missing := lacking(result):
+        raise SystemExit(f"{result['job']}: nothing was written, there is no good {', '.join(missing)}: {result}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['job']}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    say(f"{job}: {result['ours_median']} against {result['peer_median']} {unit}, ratio {result['ratio_median']} "
-        f"(target {target_ratio}: {'met' if result['met'] else 'missed'}) -> {path.relative_to(ROOT)}")
+    say(f"{result['job']}: {result['ours_median']} against {result['peer_median']} {result['unit']}, ratio {result['ratio_median']} "
+        f"(target {result['target_ratio']}: {'met' if result['met'] else 'missed'}) -> {path}")
     print(json.dumps(result))
-    return result
+
+
+def write(job, unit, peer, peer_version, peer_config, pairs, rate, items, target_ratio, equal, extra=None, folder=RESULTS):
+    """Writes the result of `pairs`, as from `alternate`.
+
+    `rate(answer)` gives the figure of one run in `unit`, higher is better. CPU seconds per item are those that a run tells of its work
+    (`cpu_seconds_per_item`), or else those of its whole process over `items`, as many as one of our runs worked on. The two sides' are
+    compared only where both tell them: those of a process count what it imports and loads. `extra` adds fields, it never replaces one.
+    """
+    by_work = [[side.get("cpu_seconds_per_item") for side in pair] for pair in pairs]
+    result = {
+        **(extra or {}), "job": job, "unit": unit, "peer": peer, "peer_version": peer_version, "peer_config": peer_config,
+        **compared([{"ours": rate(mine), "peer": rate(theirs)} for mine, theirs in pairs]),
+        "target_ratio": target_ratio, "equality": equal,
+        "cpu_seconds_per_item": statistics.median(told or mine["process"]["cpu_seconds"] / items for (told, _), (mine, _) in zip(by_work, pairs)),
+        "peak_rss_bytes": max(mine["process"]["peak_rss_bytes"] for mine, _ in pairs),
+    }
+    if all(mine and theirs for mine, theirs in by_work):
+        # On a shared machine it moves less than the clock.
+        result["cpu_ratio_median"] = round(statistics.median(theirs / mine for mine, theirs in by_work), 3)
+    publish({**result, "met": result["ratio_median"] >= target_ratio}, folder)

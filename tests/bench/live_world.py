@@ -1,4 +1,4 @@
-"""A worker with a database and topics of its own, whose latency is measured from outside."""
+"""A database, topics and workers of its own, measured from outside."""
 import json
 import os
 import signal
@@ -26,10 +26,10 @@ def until(what, seconds, done):
         time.sleep(0.1)
 
 
-class World:
-    """`pipelines`: name -> lines of its section. `settings`: further sections. The first text is through when it is made."""
+class Place:
+    """`pipelines`: name -> lines of its section. `settings`: further sections. `start` adds a worker."""
 
-    def __init__(self, pipelines, settings=""):
+    def __init__(self, pipelines, settings="", partitions=6):
         self.name = f"bench_{uuid.uuid4().hex[:12]}"
         admin = os.environ["DATABASE_URL"]
         self.admin = psycopg.connect(admin, autocommit=True)
@@ -45,16 +45,69 @@ class World:
             + settings + "\n" + sections)
         self.environment = {**os.environ, "DATABASE_URL": self.url, "SPAWN_CONFIG": f"{self.folder.name}/spawn.toml"}
         subprocess.run([SPAWN, "migrate"], env=self.environment, check=True, capture_output=True)
-        self.worker = subprocess.Popen([SPAWN, "worker"], env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.workers = []
         self.rows = psycopg.connect(self.url, autocommit=True)
+        self.kafka = confluent_kafka.admin.AdminClient({"bootstrap.servers": os.environ["KAFKA_BROKERS"]})
+        for future in self.kafka.create_topics([confluent_kafka.admin.NewTopic(topic, partitions, 1) for topic in self.topics]).values():
+            future.result()
         self.producer = confluent_kafka.Producer({"bootstrap.servers": os.environ["KAFKA_BROKERS"], "linger.ms": 0})
-        self.sent = {}
-        self.text("warm")
-        until("the first text", 60, lambda: self.count("text") == 1)
+
+    def start(self):
+        """Only the first worker has the port of the metrics."""
+        metrics = {"SPAWN__METRICS__LISTEN": ""} if self.workers else {}
+        self.workers.append(subprocess.Popen([SPAWN, "worker"], env={**self.environment, **metrics}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def file(self, pipeline, name, path, partition):
+        """Sends a file as an item of this name."""
+        self.producer.produce(f"{self.name}.{pipeline}", json.dumps({"id": name, "uri": f"file://{path}"}).encode(), partition=partition)
+        self.producer.poll(0)
 
     def count(self, pipeline):
         return self.rows.execute("SELECT count(*) FROM spawn.record r JOIN spawn.source s ON s.id = r.source WHERE s.pipeline = %s",
                                  [pipeline]).fetchone()[0]
+
+    def audited(self, pipeline):
+        """Results of a pipeline by a clean audit; another ends the run."""
+        told = subprocess.run([SPAWN, "audit", "--json"], env=self.environment, capture_output=True, text=True)
+        if told.returncode != 0:
+            raise SystemExit(f"the audit found faults: {told.stdout[-2000:]} {told.stderr[-2000:]}")
+        return sum(partition["results"] for partition in json.loads(told.stdout)["partitions"] if partition["pipeline"] == pipeline)
+
+    def spent(self):
+        """CPU seconds and the most memory of all workers together, so far."""
+        told = [common.spent(worker.pid) for worker in self.workers]
+        return {figure: sum(worker[figure] for worker in told) for figure in told[0]}
+
+    def metric(self, name, part=""):
+        """Sum of a metric of the first worker over the lines that hold `part`."""
+        lines = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics").read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and part in line)
+
+    def stop(self):
+        for worker in self.workers:
+            worker.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            worker.wait(20)
+
+    def end(self):
+        self.stop()
+        self.producer.flush(10)
+        self.rows.close()
+        for future in self.kafka.delete_topics(self.topics).values():
+            future.result()
+        self.admin.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+        self.admin.close()
+
+
+class World(Place):
+    """With one worker, and texts whose latency is measured. The first text is through when it is made."""
+
+    def __init__(self, pipelines, settings=""):
+        super().__init__(pipelines, settings)
+        self.sent = {}
+        self.start()
+        self.text("warm")
+        until("the first text", 60, lambda: self.count("text") == 1)
 
     def text(self, name):
         self.sent[name] = time.time()
@@ -73,27 +126,8 @@ class World:
     def latencies(self, skip=0):
         """Seconds from the producer to the begin of the result's transaction, ascending, without the first `skip` texts."""
         rows = self.rows.execute("SELECT event_id, extract(epoch FROM created_at)::float8 FROM spawn.result WHERE event_id LIKE 't%'").fetchall()
-        if len(rows) != len(self.sent) - 1:
-            raise SystemExit(f"{len(rows)} results of {len(self.sent) - 1} texts")
         return sorted(at - self.sent[name] for name, at in rows if int(name[1:]) >= skip)
 
-    def cpu_seconds(self):
-        """Of the worker, so far."""
-        fields = Path(f"/proc/{self.worker.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def metric(self, name, part=""):
-        """Sum of a metric over the lines that hold `part`."""
-        lines = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics").read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and part in line)
-
-    def end(self):
-        self.worker.send_signal(signal.SIGTERM)
-        self.worker.wait(20)
-        self.producer.flush(10)
-        self.rows.close()
-        admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": os.environ["KAFKA_BROKERS"]})
-        for future in admin.delete_topics(self.topics).values():
-            future.result()
-        self.admin.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
-        self.admin.close()
+    def accounted(self):
+        """How many of the texts have no result by a clean audit."""
+        return len(self.sent) - self.audited("text")

@@ -1,18 +1,40 @@
-"""Writes docs/benchmarks.md, docs/stages.md, docs/growth.md and docs/evidence.md from the result files."""
+"""Writes docs/benchmarks.md, docs/stages.md, docs/growth.md and docs/evidence.md from the result files.
+
+Fails in the end where a result of a benchmark lacks what each has to tell (`fields.py`)."""
 import json
+import sys
 from pathlib import Path
+
+sys.dont_write_bytecode = True
+from fields import lacking  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def results() -> dict[str, dict]:
+    """The benchmarks' files by name."""
+    return {path.name: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json"))}
+
+
+def short(commit: str) -> str:
+    """Twelve digits, and whether files were changed."""
+    return commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
+def on(machine: dict) -> str:
+    return f"{machine['cores']} cores of {machine['cpu']}"
+
+
 def benchmarks() -> str:
     lines = ["# Benchmarks", "", "Made by `make bench`; each row is a file in `docs/benchmarks/`. Ratios are ours / peer of the same round.", "",
-             "| job | unit | ours | peer | peer is | ratio (min - max) | target | met |", "|---|---|---|---|---|---|---|---|"]
-    for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
-        b = json.loads(path.read_text())
+             "| job | unit | ours | peer | peer is | ratio (min - max) | target | met | machine | commit |", "|---" * 10 + "|"]
+    not_run = []
+    for b in results().values():
         lines.append(f"| {b['job']} | {b['unit']} | {b['ours_median']:.1f} | {b['peer_median']:.1f} | {b['peer']} {b['peer_version']} | "
-                     f"{b['ratio_median']:.2f} ({b['ratio_min']:.2f} - {b['ratio_max']:.2f}) | {b['target_ratio']} | {'yes' if b['met'] else 'no'} |")
-    return "\n".join(lines) + "\n"
+                     f"{b['ratio_median']:.2f} ({b['ratio_min']:.2f} - {b['ratio_max']:.2f}) | {b['target_ratio']} | {'yes' if b['met'] else 'no'} | "
+                     f"{b.get('gpu') or on(b['machine'])} | {short(b['commit'])} |")
+        not_run += [f"\nNot run in {b['job']}: {entry['id']} ({entry['why']})" for entry in b.get("not_run", [])]
+    return "\n".join([*lines, *not_run]) + "\n"
 
 
 def read(name: str) -> dict | None:
@@ -45,11 +67,11 @@ def stages(found: dict) -> str:
 
 
 def growth(found: dict) -> str:
-    lines = ["# How cost grows", "", f"Made by `make bench AREA=growth` on {found['machine']['cores']} cores; `tests/bench/growth` says how.", "",
+    lines = ["# How cost grows", "", "Made by `make bench AREA=growth`; `tests/bench/growth` says how.", "",
              *(["![Plots of the tables below](growth/growth.svg)"] if (ROOT / "docs" / "growth" / "growth.svg").exists() else [])]
     for part, rows in found.items():
         if isinstance(rows, list):
-            lines += ["", f"## {part.capitalize()} ({found['commits'][part][:12]})", "", *table(rows)]
+            lines += ["", f"## {part.capitalize()}", "", f"At {short(found['commits'][part])} on {on(found['machines'][part])}.", "", *table(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -72,3 +94,5 @@ def evidence() -> str:
 for name, page in (("stages", stages), ("growth", growth)):
     if found := read(name):
         (ROOT / "docs" / f"{name}.md").write_text(page(found))
+if lacks := {name: fields for name, b in results().items() if (fields := lacking(b))}:
+    raise SystemExit("\n".join(f"docs/benchmarks/{name}: no good {', '.join(fields)}" for name, fields in lacks.items()))
