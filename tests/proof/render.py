@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md, docs/stages.md, docs/growth.md and docs/evidence.md from the result files.
+"""Writes docs/benchmarks.md, docs/stages.md, docs/growth.md, docs/profile.md and docs/evidence.md from the result files.
 
 Fails in the end where a result of a benchmark lacks what each has to tell (`fields.py`)."""
 import json
@@ -66,6 +66,14 @@ def stages(found: dict) -> str:
     return "\n".join([*lines, *table(counts)]) + "\n"
 
 
+def profile(found: dict) -> str:
+    lines = ["# Where the time goes", "", f"Made by `make bench AREA=profile` at {short(found['commit'])} on {on(found['machine'])}: functions by their share of the samples of CPU time."]
+    for name, rows in found["profiles"].items():
+        told = [{"%": f"{row['percent']:.1f}", "library": row["library"], "function": row["function"].replace("|", "\\|")} for row in rows]
+        lines += ["", f"## {name[0].upper()}{name[1:]}", "", *(table(told) if told else ["Nothing was sampled."])]
+    return "\n".join(lines) + "\n"
+
+
 def growth(found: dict) -> str:
     lines = ["# How cost grows", "", "Made by `make bench AREA=growth`; `tests/bench/growth` says how.", "",
              *(["![Plots of the tables below](growth/growth.svg)"] if (ROOT / "docs" / "growth" / "growth.svg").exists() else [])]
@@ -91,7 +99,7 @@ def evidence() -> str:
 
 (ROOT / "docs" / "benchmarks.md").write_text(benchmarks())
 (ROOT / "docs" / "evidence.md").write_text(evidence())
-for name, page in (("stages", stages), ("growth", growth)):
+for name, page in (("stages", stages), ("growth", growth), ("profile", profile)):
     if found := read(name):
         (ROOT / "docs" / f"{name}.md").write_text(page(found))
 if lacks := {name: fields for name, b in results().items() if (fields := lacking(b))}:
