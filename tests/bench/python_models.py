@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy
 import torch
 
-WARM, CALLS = 3, 10
+WARM, CALLS = 2, 10
 RMS_MIN = 1e-6  # quieter clips are silence and not amplified
 
 
@@ -120,8 +120,8 @@ class Text(Embedder):
     """Chunks of 256 tokens that overlap by 32, tuned: sorted by length; mean of the chunks' vectors."""
 
     def __init__(self, settings):
-        super().__init__(settings, lambda batch, spec: [torch.randint(1000, 20000, (batch, spec["tokens_max"])),
-                                                        torch.ones(batch, spec["tokens_max"], dtype=torch.int64)])
+        super().__init__(settings, lambda batch, spec: [torch.randint(1000, 20000, (batch, spec["tokens_max"] // 2)),
+                                                        torch.ones(batch, spec["tokens_max"] // 2, dtype=torch.int64)])
         self.tokenizer = chunker(self.home, self.spec)
 
     def prepare(self, values):
