@@ -39,7 +39,9 @@ def consumer_of(settings):
         "bootstrap.servers": settings["brokers"], "group.id": settings["group"], "auto.offset.reset": "earliest",
         "enable.auto.commit": False, **({"fetch.queue.backoff.ms": 2, "fetch.min.bytes": 1} if tuned else {})})
     if tuned:
-        consumer.assign([confluent_kafka.TopicPartition(settings["topic"], partition) for partition in settings["partitions"]])
+        # The topic is new: nobody waits until the group's coordinator is found and says that nothing was committed.
+        consumer.assign([confluent_kafka.TopicPartition(settings["topic"], partition, confluent_kafka.OFFSET_BEGINNING)
+                         for partition in settings["partitions"]])
     else:
         consumer.subscribe([settings["topic"]])
     return consumer
@@ -76,7 +78,10 @@ def main():
     consumer = consumer_of(settings)
 
     def take():
-        messages = [message for message in consumer.consume(settings["window"], timeout=0.5) if not message.error()]
+        taken = consumer.consume(settings["window"], timeout=0.5)
+        for error in filter(None, (message.error() for message in taken)):
+            print(f"kafka: {error}", file=sys.stderr)
+        messages = [message for message in taken if not message.error()]
         return messages, embed.prepare([message.value() for message in messages]) if messages else None
 
     spans, idle, begun = [], 0, None
