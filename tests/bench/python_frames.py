@@ -1,11 +1,12 @@
 """Files to vectors in Parquet by Ray Data or Daft, with the preparation and the model of the plain Python worker.
 
-`python_frames.py ENGINE SETTINGS`, ENGINE being ray or daft, SETTINGS as of `python_worker.py` and: paths, processes, out. Each process
-prepares and infers its own batches: handing arrays from one process to the next costs more than it gains on a CPU. Prints one JSON line:
-when each batch had its vectors, and how many items it held.
+`python_frames.py ENGINE SETTINGS`, ENGINE being ray or daft, SETTINGS what `python_models.embedder` takes and: paths, processes, out. Each
+process prepares and infers its own batches: handing arrays from one process to the next costs more than it gains on a CPU. Prints one JSON
+line as `python_worker.py` does, with an entry for each process; a batch is done when it has its vectors.
 """
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -15,21 +16,28 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import python_worker  # noqa: E402
+import python_models  # noqa: E402
 
 
 class Embed:
-    """One process's model. Notes each batch in a file of its own below `notes`."""
+    """One process's model. Notes in a file of its own below `notes` how that was loaded, and then each batch."""
 
     def __init__(self, settings, notes):
-        self.embed = python_worker.embedder(settings)
+        self.embed = python_models.embedder(settings)
         self.notes = os.path.join(notes, uuid.uuid4().hex)
+        self.note(self.embed.variant)
+        self.begun = None
+
+    def note(self, value):
+        with open(self.notes, "a") as notes:
+            notes.write(json.dumps(value) + "\n")
 
     def rows(self, values):
+        begun = self.begun or time.time()
         rows = self.embed(values)
-        with open(self.notes, "a") as notes:
-            notes.write(f"{time.time()} {len(rows)}\n")
-        return [vector for vector, _ in rows], [label for _, label in rows]
+        self.begun = time.time()
+        self.note([begun, self.begun, len(rows)])
+        return [vector.tolist() for vector, _ in rows], [label for _, label in rows]
 
 
 def ray(settings, notes):
@@ -41,10 +49,12 @@ def ray(settings, notes):
             vectors, labels = self.rows([bytes(value) for value in batch["bytes"]])
             return {"path": batch["path"], "embedding": vectors, "label": labels}
 
-    # Reading shares the cores of the models: a file takes no time worth a core.
-    frame = ray.data.read_binary_files(settings["paths"], include_paths=True, num_cpus=0.01, concurrency=1)
+    # Reading and writing share the cores of the models: a file takes no time worth a core. A block for each batch, or one process would be
+    # given them all.
+    frame = ray.data.read_binary_files(settings["paths"], include_paths=True, num_cpus=0.01, concurrency=1,
+                                       override_num_blocks=math.ceil(len(settings["paths"]) / settings["batch"]))
     frame.map_batches(Batches, batch_size=settings["batch"], concurrency=settings["processes"], num_cpus=0.9,
-                      fn_constructor_args=(settings, notes)).write_parquet(settings["out"])
+                      fn_constructor_args=(settings, notes)).write_parquet(settings["out"], ray_remote_args={"num_cpus": 0.01})
     ray.shutdown()
 
 
@@ -74,8 +84,8 @@ def main():
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)
     with tempfile.TemporaryDirectory() as notes:
         {"ray": ray, "daft": daft}[sys.argv[1]](settings, notes)
-        commits = [line.split() for note in Path(notes).iterdir() for line in note.read_text().splitlines()]
-    print(json.dumps({"commits": [[float(at), int(count)] for at, count in commits]}))
+        told = [[json.loads(line) for line in note.read_text().splitlines()] for note in Path(notes).iterdir()]
+    print(json.dumps({"processes": [{"model": model, "spans": spans} for model, *spans in told]}))
 
 
 if __name__ == "__main__":
