@@ -2,6 +2,7 @@
 #include "int8.h"
 
 #include <ATen/Functions.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
@@ -121,6 +122,18 @@ size_t store_weights(jit::Graph &graph, jit::Block &block, at::ScalarType dtype)
 }
 
 } // namespace
+
+bool computes_in(at::ScalarType dtype) {
+  auto linear = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "");
+  auto input = at::zeros({1, 16}, dtype), weight = at::zeros({16, 16}, dtype);
+  jit::Stack stack = {input, weight.to_mkldnn(), c10::IValue(), "none", c10::List<std::optional<at::Scalar>>(), c10::IValue()};
+  try {
+    linear.callBoxed(stack);
+    return true;
+  } catch (const std::exception &) {
+    return false;
+  }
+}
 
 size_t store_weights(jit::Graph &graph, at::ScalarType dtype) { return store_weights(graph, *graph.block(), dtype); }
 

@@ -13,3 +13,6 @@ size_t store_weights(torch::jit::Graph &graph, at::ScalarType dtype);
 
 // Replaces them by `spawn::linear_int8` (see int8.cpp), the weights rounded to 8 bits with one scale for each output. Answers how many.
 size_t linear_by_int8(torch::jit::Graph &graph);
+
+// Whether this processor has what linear layers in `dtype` need.
+bool computes_in(at::ScalarType dtype);

@@ -202,6 +202,10 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
       layers = observe_convolutions(graph);
     } else if (options->dtype >= BF16) {
       autocast = options->dtype == BF16 ? at::kBFloat16 : at::kHalf;
+      if (device.is_cpu() && !computes_in(*autocast)) {
+        throw std::invalid_argument(options->dtype == BF16 ? "dtype bf16: this processor does not compute in it; use f32 or int8, or a GPU"
+                                                           : "dtype f16: this processor does not compute in it; use bf16 or int8, or a GPU");
+      }
       layers = device.is_cpu() ? linear_by_onednn(*graph, *autocast) + convolution_by_onednn(graph, *autocast) : 0;
       layers += store_weights(*graph, *autocast);
       if (layers == 0) {

@@ -6,7 +6,7 @@ use super::probe::read;
 use crate::cli::Quantize;
 use crate::config::Settings;
 use crate::exit::{Code, Failure, OrExit, Outcome};
-use crate::line::init_torch;
+use crate::line::{devices, init_torch};
 use crate::output::Output;
 use crate::registry;
 use serde_json::json;
@@ -50,8 +50,12 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
         return Err(Failure::new(Code::Data, text));
     }
     init_torch(&settings)?;
-    let cpu = spawn_torch::Device::Cpu;
-    let mut before = TorchModel::load(&folder, &cpu).or_exit(Code::Data)?;
+    // Few processors compute in f16, and who wants it has a GPU; int8 is for processors.
+    let device = match args.to.as_str() {
+        "int8" => spawn_torch::Device::Cpu,
+        _ => devices(&settings)?[0],
+    };
+    let mut before = TorchModel::load(&folder, &device).or_exit(Code::Data)?;
     let made = tempfile::Builder::new().prefix(".quantize-").tempdir_in(&settings.models.dir)?;
     copy(&folder, made.path())?;
     let unseen = match &args.calibrate {
@@ -59,7 +63,7 @@ pub(super) fn run(args: Quantize, settings: Settings, out: Output) -> Outcome {
         None => Vec::new(),
     };
     rewrite(&made.path().join("model.toml"), &name, &args.to, args.cosine_min)?;
-    let mut after = TorchModel::load(made.path(), &cpu).or_exit(Code::Data)?;
+    let mut after = TorchModel::load(made.path(), &device).or_exit(Code::Data)?;
     let examples: Vec<Features> = before.examples().cloned().collect();
     let unseen = agreement(&mut before, &mut after, &unseen)?;
     if let Some([least, _]) = unseen.filter(|[least, _]| *least < args.cosine_min) {

@@ -143,6 +143,12 @@ fn says_nearly_the_same(original: &Path, dtype: &str) {
     std::fs::write(&manifest, &text).unwrap();
     // The gate of the f32 model is too narrow for it.
     let refused = TorchModel::load(folder.path(), &Device::Cpu);
+    if dtype == "f16"
+        && let Err(LoadError::Module { detail, .. }) = &refused
+    {
+        assert!(detail.contains("this processor does not compute in it"), "{detail}");
+        return;
+    }
     assert!(matches!(refused, Err(LoadError::Golden { .. })), "{refused:?}");
 
     std::fs::write(&manifest, text.replace("cosine_min = 0.99999", "cosine_min = 0.99")).unwrap();
