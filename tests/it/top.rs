@@ -6,7 +6,6 @@ use crate::supply::Supply;
 use crate::world::{Worker, World, free_port, media};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::Duration;
 
 /// Looks that must agree, one after the other.
@@ -66,34 +65,6 @@ fn the_stage_that_is_slowed_down_is_named_at_each_look() {
     let through = world.database_through(&proxy);
     let small = ["--pipeline", "text", "--set", "line.unit_records=4"];
     Watched::start(&world, &small, &[("DATABASE_URL", &through)]).must_name("write");
-
-    // A broker that gives this client a few records a second.
-    let slow = World::new("top_slow_broker");
-    let mut config =
-        std::fs::OpenOptions::new().append(true).open(slow.dir.path().join("spawn.toml")).unwrap();
-    writeln!(config, "[kafka.properties]\n\"client.id\" = \"{}\"", slow.topic("text")).unwrap();
-    slow.run(&["migrate"]);
-    Supply::new(&slow, &[]).more(20_000);
-    let classes = format!("{}/kafka/*", std::env::var("SPAWN_CACHE").unwrap());
-    let quota = [
-        "--alter",
-        "--add-config",
-        "consumer_byte_rate=1500",
-        "--entity-type",
-        "clients",
-        "--entity-name",
-        &slow.topic("text"),
-    ];
-    let java = [
-        "-cp",
-        &classes,
-        "kafka.admin.ConfigCommand",
-        "--bootstrap-server",
-        &std::env::var("KAFKA_BROKERS").unwrap(),
-    ];
-    let told = Command::new("java").args(java).args(quota).output().unwrap();
-    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-    Watched::start(&slow, &["--pipeline", "text"], &[]).must_name("poll");
 
     // A host that takes its time over each picture.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
