@@ -6,6 +6,7 @@ for those that measure no process from its start to its end). Ratios are ours / 
 changes between rounds, rarely within one.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -69,6 +70,12 @@ def torch_python(packages):
         (site / "torch-of-the-project.pth").write_text(f"{theirs}\n")
     subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True, stdout=sys.stderr)
     return python
+
+
+def good(modality):
+    """The samples that are not broken, in the order of the index."""
+    with open(DATA / "index.csv", newline="") as index:
+        return [DATA / row["path"] for row in csv.DictReader(index) if row["modality"] == modality and "broken" not in Path(row["path"]).parts]
 
 
 def build_example(example):
