@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// The graph should fit, or the build becomes many times slower; more than this is the operator's to give.
-const WORK_MEM_MAX_MB: i64 = 8192;
+const WORK_MEM_MAX_MB: i64 = 2048;
 const WORK_MEM_MIN_MB: i64 = 64;
 /// An open segment with fewer vectors is left open beside sealed ones: comparing them all takes milliseconds, and each search asks every index.
 const SEAL_MIN: u64 = 10_000;
