@@ -1,6 +1,6 @@
 //! What the order of chunks within a commit unit is worth: texts of mixed lengths through the model, in units of so many records.
 //!
-//! `batching MODEL_DIR LIST ORDER [UNIT]`: LIST is a file with a path a line, ORDER is `planned` (as the line does) or `arrival` (calls of the
+//! `batching MODEL_DIR LIST ORDER UNIT`: LIST is a file with a path a line, ORDER is `planned` (as the line does) or `arrival` (calls of the
 //! same limits in the order of arrival). Prints one JSON object: records a second, and the 95th percentile of the time from a unit's
 //! start to its end, which all of its records take.
 

@@ -162,6 +162,8 @@ std::vector<at::Tensor> call_recorded(spawn_module &module, const std::vector<at
   }
   auto &recorded = found->second;
   if (!recorded.graph) {
+    // A recording that failed has left its own.
+    recorded.inputs.clear();
     for (const auto &input : inputs) {
       recorded.inputs.push_back(at::empty_like(input));
     }
