@@ -87,7 +87,8 @@ pub fn init_torch(settings: &Settings) -> Outcome {
         0 => spawn_torch::cores_granted().div_ceil(callers(settings)),
         n => n,
     };
-    spawn_torch::init(spawn_torch::Threads { intra_op }).or_exit(Code::Unavailable)
+    spawn_torch::init(spawn_torch::Threads { intra_op }).or_exit(Code::Unavailable)?;
+    Ok(())
 }
 
 /// Model calls at once on a CPU.
@@ -199,6 +200,7 @@ impl Runtime {
             collection: pipeline.collection.clone(),
             modality: spec.modality,
             model: spec.id().to_string(),
+            model_hash: spec.version.to_string(),
             preparation: stage.spec().to_owned(),
             dtype: spec.dtype.to_string(),
             dimension: spec.dimension,

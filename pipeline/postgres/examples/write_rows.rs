@@ -80,6 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         collection: "bench".into(),
         modality: Modality::Text,
         model: "bench@1".into(),
+        model_hash: "1".into(),
         preparation: "bench/1".into(),
         dtype: "f32".into(),
         dimension: DIMENSION,

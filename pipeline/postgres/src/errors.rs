@@ -130,7 +130,7 @@ mod tests {
     fn each_class_has_its_sqlstates() {
         let table = [
             (FaultClass::Store, ["22P05", "23505", "54000"].as_slice()),
-            (FaultClass::Operator, &["42P01", "42883", "SP002", "SP004"]),
+            (FaultClass::Operator, &["42P01", "42883", "SP002", "SP004", "SP008"]),
             (
                 FaultClass::Systemic,
                 &["08006", "57P01", "53100", "53300", "40001", "40P01", "25006", "57014", "XX000"],

@@ -15,8 +15,10 @@ pub struct PipelineIdentity {
     pub collection: String,
     /// What it works on.
     pub modality: Modality,
-    /// `name@version`.
+    /// `name@version`, by the first digits of the version.
     pub model: String,
+    /// The whole version: what tells two models apart.
+    pub model_hash: String,
     /// The stage's canonical specification.
     pub preparation: String,
     /// Number type of the computation.

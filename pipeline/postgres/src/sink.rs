@@ -43,19 +43,23 @@ impl PgSink {
             (lane("writer")?, lane("claimer")?, lane("warden")?, lane("reuse")?);
         let spec_hash = identity.spec_hash();
         let opened = claimer.ask(async |connection| {
-            sqlx::query_as("SELECT * FROM spawn.open_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-                .bind(&identity.pipeline)
-                .bind(&identity.topic)
-                .bind(&identity.collection)
-                .bind(identity.modality.as_str())
-                .bind(&identity.model)
-                .bind(&identity.preparation)
-                .bind(&identity.dtype)
-                .bind(i32::try_from(identity.dimension).unwrap_or(i32::MAX))
-                .bind(&spec_hash[..])
-                .bind(identity.spec())
-                .fetch_one(connection)
-                .await
+            sqlx::query_as(
+                "SELECT o.* FROM spawn.open_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) o
+                  CROSS JOIN LATERAL spawn.own_generation(o.o_generation, $5, $11)",
+            )
+            .bind(&identity.pipeline)
+            .bind(&identity.topic)
+            .bind(&identity.collection)
+            .bind(identity.modality.as_str())
+            .bind(&identity.model)
+            .bind(&identity.preparation)
+            .bind(&identity.dtype)
+            .bind(i32::try_from(identity.dimension).unwrap_or(i32::MAX))
+            .bind(&spec_hash[..])
+            .bind(identity.spec())
+            .bind(&identity.model_hash)
+            .fetch_one(connection)
+            .await
         });
         let (source, generation) = opened.await.map_err(|e| fault(&e))?;
         Ok(Self {

@@ -21,6 +21,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         collection: pipeline,
         modality: Modality::Text,
         model: "bench@1".into(),
+        model_hash: "1".into(),
         preparation: "bench/1".into(),
         dtype: "f32".into(),
         dimension: DIMENSION,

@@ -114,6 +114,7 @@ pub(super) async fn written(store: &Store) -> Written {
         collection: own.clone(),
         modality: Modality::Text,
         model: "m@1".into(),
+        model_hash: "1".into(),
         preparation: "p/1".into(),
         dtype: "f32".into(),
         dimension: 4,

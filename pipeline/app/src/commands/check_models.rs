@@ -81,6 +81,7 @@ fn identity(pipeline: &Pipeline, manifest: &Manifest, version: &str, stage: &dyn
         collection: pipeline.collection.clone(),
         modality: manifest.modality,
         model: ModelSpec::id_of(&manifest.name, version),
+        model_hash: version.to_owned(),
         preparation: stage.spec().to_owned(),
         dtype: manifest.dtype.as_str().into(),
         dimension: manifest.dimension,

@@ -100,6 +100,7 @@ pub(super) fn identity() -> PipelineIdentity {
         collection: "main".into(),
         modality: Modality::Text,
         model: "m@1".into(),
+        model_hash: "1".into(),
         preparation: "p/1".into(),
         dtype: "f32".into(),
         dimension: DIMENSION,

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::{PgSink, PipelineIdentity, index_contents};
-use spawn_core::{Body, ContentHash, Inferred, MediaFacts, Provenance, Sink};
+use spawn_core::{Body, ContentHash, FaultClass, Inferred, MediaFacts, Provenance, Sink};
 
 #[tokio::test]
 async fn what_was_written_is_known_in_every_collection_once_the_contents_are_indexed() {
@@ -37,6 +37,14 @@ async fn what_was_written_is_known_in_every_collection_once_the_contents_are_ind
             );
         }
         assert_eq!(newer.known(&asked).await.unwrap(), [], "another model has made nothing of them");
+        let mixed =
+            other(|i| (i.topic, i.model_hash) = ("more".into(), "1a".into())).await.map(|_| ()).unwrap_err();
+        assert!(mixed.class == FaultClass::Operator && mixed.detail.contains("another name"), "{mixed}");
+        let namesake = other(|i| {
+            (i.topic, i.collection, i.model_hash) = ("more".into(), "third".into(), "1a".into());
+        });
+        let namesake = namesake.await.unwrap();
+        assert_eq!(namesake.known(&asked).await.unwrap(), [], "nor has one that shares the first digits");
     })
     .await;
 }
