@@ -2,8 +2,11 @@
 
 use crate::flood::{bitmap, links};
 use crate::proxy::{Proxy, Way};
-use crate::supply::Supply;
+use crate::supply::{Supply, text};
 use crate::world::{Worker, World, free_port, media};
+use rdkafka::config::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
@@ -102,4 +105,32 @@ fn the_stage_that_is_slowed_down_is_named_at_each_look() {
     std::fs::write(&manifest, format!("path,modality\n{rows}")).unwrap();
     other.run(&["ingest", manifest.to_str().unwrap()]);
     Watched::start(&other, &["--pipeline", "image"], &[]).must_name("prepare");
+}
+
+#[test]
+fn a_broker_that_is_slow_to_answer_is_named_at_each_look() {
+    // Answers a fetch with one batch of each partition, here a record.
+    let cluster = MockCluster::new(1).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    let world = World::on("top_broker", &brokers);
+    let topic = world.topic("text");
+    cluster.create_topic(&topic, 4, 1).unwrap();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .set("batch.num.messages", "1")
+        .create()
+        .unwrap();
+    for i in 0..4000 {
+        producer
+            .send(BaseRecord::<str, str>::to(&topic).partition(i % 4).payload(&text(i as usize)))
+            .unwrap();
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(Duration::from_secs(60)).unwrap();
+    world.run(&["migrate"]);
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    // This broker lets a group gather for longer than the others' session, and is asked for the topic's id before each write.
+    let patient =
+        ["--pipeline", "text", "--set", "kafka.session_timeout_ms=10000", "--set", "line.linger_ms=3000"];
+    Watched::start(&world, &patient, &[]).must_name("poll");
 }

@@ -16,7 +16,7 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest message that topics made here accept.
 const TOPIC_MESSAGE_BYTES_MAX: &str = "16777216";
 
-/// Creates the topics that are missing. Existing ones stay as they are.
+/// Creates the topics that are missing. Existing ones stay as they are, and where all exist the right to create some is not needed.
 pub async fn ensure_topics(
     brokers: &str,
     properties: &BTreeMap<String, String>,
@@ -24,15 +24,19 @@ pub async fn ensure_topics(
     partitions: i32,
     replication: i32,
 ) -> Result<(), Fault> {
-    let client: AdminClient<DefaultClientContext> =
-        admin(brokers, properties).create().map_err(|e| fault("cannot create the admin client", &e))?;
-    let new: Vec<NewTopic<'_>> = topics
-        .iter()
+    let found = self::partitions(brokers, properties, topics).await?;
+    let missing = topics.iter().filter(|topic| found.get(*topic).is_none_or(Option::is_none));
+    let new: Vec<NewTopic<'_>> = missing
         .map(|t| {
             NewTopic::new(t, partitions, TopicReplication::Fixed(replication))
                 .set("max.message.bytes", TOPIC_MESSAGE_BYTES_MAX)
         })
         .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let client: AdminClient<DefaultClientContext> =
+        admin(brokers, properties).create().map_err(|e| fault("cannot create the admin client", &e))?;
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX));
     let unreachable =
         |e| fault(&format!("no answer from Kafka at {brokers}; is it running, is kafka.brokers right?"), &e);
