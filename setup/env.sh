@@ -20,9 +20,6 @@ case ":$PATH:" in
 esac
 # rustup's folder is on the path of login shells only.
 command -v cargo >/dev/null || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
-if [ -z "${LIBTORCH:-}" ]; then
-    export LIBTORCH_USE_PYTORCH=1
-fi
 export SPAWN_CACHE SPAWN_STATE SPAWN_HOME SPAWN_MODELS SPAWN_DATA CARGO_TARGET_DIR PATH
 
 say() { printf '%s\n' "$*" >&2; }

@@ -1,24 +1,55 @@
-//! Compiles the shim against the headers of the libtorch that `torch-sys` found, and tells this package's tests and examples where
-//! its libraries lie (the rpath that `tch` sets does not reach them).
+//! Builds the shim as a shared library, which [`mod@ffi`] carries within the program and opens with the first model: only then is
+//! libtorch mapped, whose start takes longer than most commands.
+//!
+//! libtorch is the folder that `LIBTORCH` names, else that of the Python package.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SOURCES: [&str; 6] = ["convolution", "cuda_graph", "int8", "linear", "module", "static_int8"];
 
 fn main() {
-    let lib =
-        std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names the folder of libtorch's libraries");
-    // The headers lie beside the libraries, in the Python package as in the plain distribution.
-    let include = PathBuf::from(&lib).parent().expect("a folder `lib` lies in something").join("include");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .warnings(false)
-        .include(include.join("torch/csrc/api/include"))
-        .include(include)
-        .files(
-            ["convolution", "cuda_graph", "int8", "linear", "module", "static_int8"]
-                .map(|name| format!("native/{name}.cpp")),
-        )
-        .compile("spawn_torch_native");
     println!("cargo::rerun-if-changed=native");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    let libtorch = libtorch();
+    let (include, lib) = (libtorch.join("include"), libtorch.join("lib"));
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").warnings(false).pic(true);
+    build.flag("-fvisibility=hidden").flag("-fvisibility-inlines-hidden");
+    build.include(include.join("torch/csrc/api/include")).include(include);
+    let objects = build.files(SOURCES.map(|name| format!("native/{name}.cpp"))).compile_intermediates();
+
+    let library =
+        PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("libspawn_torch.so");
+    let mut link = build.get_compiler().to_command();
+    link.args(["-shared", "-Wl,-z,defs", "-Wl,--as-needed"]).args(objects);
+    // Not `-ltorch`: it would bring libtorch_cuda along.
+    link.arg(format!("-L{}", lib.display())).args(["-ltorch_cpu", "-lc10"]);
+    link.arg(format!("-Wl,-rpath,{}", lib.display())).arg("-o").arg(&library);
+    let status = link.status().expect("the compiler that made the objects runs");
+    assert!(status.success(), "{link:?} failed");
+    println!("cargo::rustc-env=SPAWN_TORCH_LIBRARY={}", library.display());
+}
+
+fn libtorch() -> PathBuf {
+    let folder = match std::env::var_os("LIBTORCH") {
+        Some(folder) => PathBuf::from(folder),
+        None => of_python(),
+    };
+    let library = folder.join("lib").join("libtorch_cpu.so");
+    assert!(library.exists(), "{} is not there: LIBTORCH is no folder of a libtorch", library.display());
+    folder
+}
+
+fn of_python() -> PathBuf {
+    let asked = Command::new("python3")
+        .args(["-c", "import os, torch; print(os.path.dirname(torch.__file__))"])
+        .output();
+    let told = asked.expect("python3 is needed to find libtorch, or LIBTORCH");
+    assert!(
+        told.status.success(),
+        "python3 has no torch: `. setup/env.sh` after `setup/install`, or set LIBTORCH\n{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+    Path::new(String::from_utf8_lossy(&told.stdout).trim()).to_owned()
 }

@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         serde_json::json!({
             "records": records.len(), "chunks": records.iter().map(Vec::len).sum::<usize>(), "calls": calls, "seconds": seconds,
             "items_per_second": records.len() as f64 / seconds, "p95_seconds": took[took.len() * 95 / 100], "padding_ratio": 1.0 - useful as f64 / padded as f64,
-            "sum": sum, "golden_cosine_min": model.golden().cosine_min, "libtorch": spawn_torch::versions(),
+            "sum": sum, "golden_cosine_min": model.golden().cosine_min, "libtorch": spawn_torch::version()?,
         })
     );
     Ok(())

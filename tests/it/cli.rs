@@ -31,6 +31,15 @@ fn exit_codes_tell_what_went_wrong() {
 }
 
 #[test]
+fn no_command_pays_for_libtorch_before_it_loads_a_model() {
+    let world = World::new("light");
+    let told = std::process::Command::new("ldd").arg(world.command(&[]).get_program()).output().unwrap();
+    let libraries = String::from_utf8_lossy(&told.stdout);
+    assert!(libraries.contains("libc.so"), "{libraries}");
+    assert!(!libraries.contains("torch") && !libraries.contains("libc10"), "{libraries}");
+}
+
+#[test]
 fn probe_tells_what_would_become_of_files() {
     let world = World::new("probe");
     let image = media("images", 1).remove(0);

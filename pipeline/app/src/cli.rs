@@ -144,18 +144,6 @@ pub enum Command {
     Bench(Bench),
 }
 
-impl Command {
-    /// Whether it may load models, and wants the process set up for that.
-    pub fn runs_models(&self) -> bool {
-        match self {
-            Self::Search(search) => !is_id(&search.query),
-            Self::Demo(_) | Self::Worker(_) | Self::Api(_) | Self::Models(_) | Self::Embed(_) => true,
-            Self::Doctor | Self::Bench(_) | Self::Explain(_) | Self::Trial => true,
-            _ => false,
-        }
-    }
-}
-
 /// Whether a query is the public id of an item.
 pub fn is_id(query: &str) -> bool {
     query.len() == 32 && query.bytes().all(|b| b.is_ascii_hexdigit())

@@ -35,7 +35,6 @@ use clap::error::ErrorKind;
 use exit::{Code, OrExit, Outcome};
 use output::Output;
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 /// Parses the arguments, runs the command, returns its exit code.
@@ -49,9 +48,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if wanted { 0 } else { Code::Usage as u8 });
         }
     };
-    if cli.command.runs_models() {
-        restart_with_passive_openmp();
-    }
     let out = Output { json: cli.common.json, quiet: cli.common.quiet };
     match run(cli, out) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,18 +56,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code as u8)
         }
     }
-}
-
-/// OpenMP reads its wait policy when its library is loaded, before `main`: setting it here has no effect, so the process starts itself
-/// once more. Spinning threads would take the CPU crew's cores (measured: half of the images/s).
-fn restart_with_passive_openmp() {
-    if std::env::var_os("OMP_WAIT_POLICY").is_some() {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else { return };
-    // Only returns where the start failed; running without the policy is slower but right.
-    let mut again = std::process::Command::new(program);
-    let _error = again.args(std::env::args_os().skip(1)).env("OMP_WAIT_POLICY", "PASSIVE").exec();
 }
 
 fn run(cli: cli::Cli, out: Output) -> Outcome {

@@ -1,4 +1,4 @@
-//! The binary: the allocators, which must be set before anything else runs, then the library.
+//! The binary: the allocators and OpenMP's policy, which must be set before anything else runs, then the library.
 
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
@@ -9,5 +9,6 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     spawn_torch::tune_malloc();
+    spawn_torch::passive_openmp();
     spawn_app::main(std::env::args_os())
 }

@@ -64,7 +64,6 @@ impl ChildTrial {
     async fn start(&self) -> std::io::Result<Running> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg("trial")
-            .env("OMP_WAIT_POLICY", "PASSIVE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

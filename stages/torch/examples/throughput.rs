@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "tuning": format!("{:?}", arguments.tuning), "malloc": malloc, "items": items, "seconds": seconds,
             "items_per_second": items as f64 / seconds, "cpu_seconds_per_item": cpu / items as f64, "first_call_ms": first * 1e3, "slowest_call_ms": slowest * 1e3,
             "load_seconds": model.load_seconds(), "golden_cosine_min": model.golden().cosine_min,
-            "golden_abs_max": model.golden().abs_max, "device_bytes_max": model.device_bytes()[1], "libtorch": spawn_torch::versions(),
+            "golden_abs_max": model.golden().abs_max, "device_bytes_max": model.device_bytes()[1], "libtorch": spawn_torch::version()?,
         })
     );
     Ok(())

@@ -15,6 +15,7 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
+#include <torch/cuda.h>
 #include <torch/version.h>
 
 #include <atomic>
@@ -176,9 +177,7 @@ std::vector<at::Tensor> call_recorded(spawn_module &module, const std::vector<at
   return recorded.outputs;
 }
 
-} // namespace
-
-spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message) {
+spawn_module *module_load(const char *path, const spawn_options *options, char **message) {
   return guarded<spawn_module *>(message, [&] {
     // Profiling specialises the graph to the shapes it sees, at a cost for every new one.
     torch::jit::getProfilingMode() = options->profiling;
@@ -237,9 +236,9 @@ spawn_module *spawn_module_load(const char *path, const spawn_options *options, 
   });
 }
 
-size_t spawn_module_layers(const spawn_module *module) { return module->layers; }
+size_t module_layers(const spawn_module *module) { return module->layers; }
 
-void spawn_module_device_bytes(const spawn_module *module, int64_t *now, int64_t *most) {
+void module_device_bytes(const spawn_module *module, int64_t *now, int64_t *most) {
   char *message = nullptr;
   *now = *most = 0;
   guarded<bool>(&message, [&] {
@@ -254,7 +253,7 @@ void spawn_module_device_bytes(const spawn_module *module, int64_t *now, int64_t
   free(message);
 }
 
-void spawn_module_empty_cache(const spawn_module *module) {
+void module_empty_cache(const spawn_module *module) {
   char *message = nullptr;
   guarded<bool>(&message, [&] {
     if (!module->device.is_cpu()) {
@@ -265,9 +264,9 @@ void spawn_module_empty_cache(const spawn_module *module) {
   free(message);
 }
 
-void spawn_module_free(spawn_module *module) { delete module; }
+void module_free(spawn_module *module) { delete module; }
 
-spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inputs, size_t count, char **message) {
+spawn_outputs *module_forward(spawn_module *module, const spawn_input *inputs, size_t count, char **message) {
   return guarded<spawn_outputs *>(message, [&] {
     c10::InferenceMode guard;
     c10::OptionalStreamGuard stream;
@@ -289,9 +288,9 @@ spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inp
   });
 }
 
-size_t spawn_outputs_count(const spawn_outputs *outputs) { return outputs->tensors.size(); }
+size_t outputs_count(const spawn_outputs *outputs) { return outputs->tensors.size(); }
 
-bool spawn_outputs_get(const spawn_outputs *outputs, size_t index, spawn_output *output) {
+bool outputs_get(const spawn_outputs *outputs, size_t index, spawn_output *output) {
   if (index >= outputs->tensors.size()) {
     return false;
   }
@@ -300,18 +299,27 @@ bool spawn_outputs_get(const spawn_outputs *outputs, size_t index, spawn_output 
   return true;
 }
 
-void spawn_outputs_free(spawn_outputs *outputs) { delete outputs; }
+void outputs_free(spawn_outputs *outputs) { delete outputs; }
 
-void spawn_message_free(char *message) { free(message); }
+void message_free(char *message) { free(message); }
 
-bool spawn_has_cuda_graphs() { return CudaGraph::available(); }
+bool has_cuda_graphs() { return CudaGraph::available(); }
 
-bool spawn_set_threads(int32_t intra, int32_t inter, char **message) {
-  return guarded<bool>(message, [&] {
+int32_t cuda_devices(char **message) {
+  return guarded<int32_t>(message, [] { return static_cast<int32_t>(torch::cuda::device_count()); });
+}
+
+int32_t set_threads(int32_t intra, int32_t inter, char **message) {
+  return guarded<int32_t>(message, [&] {
     at::set_num_threads(intra);
     at::set_num_interop_threads(inter);
-    return true;
+    return at::get_num_threads();
   });
 }
 
-const char *spawn_torch_version() { return TORCH_VERSION; }
+} // namespace
+
+const spawn_functions spawn_torch = {
+    module_load,   module_layers, module_device_bytes, module_empty_cache, module_free,      module_forward, outputs_count,
+    outputs_get,   outputs_free,  message_free,        TORCH_VERSION,      has_cuda_graphs,  cuda_devices,   set_threads,
+};

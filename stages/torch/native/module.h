@@ -1,7 +1,7 @@
-// What tch lacks: freeze, optimize_for_inference and inference mode for TorchScript modules.
+// TorchScript modules for Rust: this library is opened with the first model, and libtorch with it.
 //
-// A C interface, so that no C++ type and no exception crosses into Rust: every call that can fail returns null or false
-// and leaves a message, to be given back by `spawn_message_free`.
+// A C interface, so that no C++ type and no exception crosses: every call that can fail returns something empty and leaves a
+// message, to be given back by `message_free`.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -40,29 +40,35 @@ struct spawn_options {
   size_t observed_count;
 };
 
-spawn_module *spawn_module_load(const char *path, const spawn_options *options, char **message);
-// How many layers run by something faster than the file had.
-size_t spawn_module_layers(const spawn_module *module);
-// Bytes that libtorch holds for tensors on the module's GPU, now and at most so far; 0 on the CPU.
-void spawn_module_device_bytes(const spawn_module *module, int64_t *now, int64_t *most);
-// Gives what libtorch keeps for later calls on the module's GPU back to it; nothing on the CPU.
-void spawn_module_empty_cache(const spawn_module *module);
-void spawn_module_free(spawn_module *module);
+// All that the library has; `src/ffi.rs` says the same line by line.
+struct spawn_functions {
+  spawn_module *(*module_load)(const char *path, const spawn_options *options, char **message);
+  // How many layers run by something faster than the file had.
+  size_t (*module_layers)(const spawn_module *module);
+  // Bytes that libtorch holds for tensors on the module's GPU, now and at most so far; 0 on the CPU.
+  void (*module_device_bytes)(const spawn_module *module, int64_t *now, int64_t *most);
+  // Gives what libtorch keeps for later calls on the module's GPU back to it; nothing on the CPU.
+  void (*module_empty_cache)(const spawn_module *module);
+  void (*module_free)(spawn_module *module);
 
-// Runs `forward` without autograd. The answer is a tensor or a tuple of tensors.
-spawn_outputs *spawn_module_forward(spawn_module *module, const spawn_input *inputs, size_t count, char **message);
-size_t spawn_outputs_count(const spawn_outputs *outputs);
-bool spawn_outputs_get(const spawn_outputs *outputs, size_t index, spawn_output *output);
-void spawn_outputs_free(spawn_outputs *outputs);
+  // Runs `forward` without autograd. The answer is a tensor or a tuple of tensors.
+  spawn_outputs *(*module_forward)(spawn_module *module, const spawn_input *inputs, size_t count, char **message);
+  size_t (*outputs_count)(const spawn_outputs *outputs);
+  bool (*outputs_get)(const spawn_outputs *outputs, size_t index, spawn_output *output);
+  void (*outputs_free)(spawn_outputs *outputs);
 
-void spawn_message_free(char *message);
+  void (*message_free)(char *message);
 
-// Whether the libraries that are open have CUDA graphs.
-bool spawn_has_cuda_graphs();
+  // Version of libtorch.
+  const char *version;
+  // Whether the libraries that are open have CUDA graphs.
+  bool (*has_cuda_graphs)();
+  // How many GPUs libtorch can use with the libraries that are open.
+  int32_t (*cuda_devices)(char **message);
+  // Threads within an operation and between operations; answers how many the first are. The second can be set once in the life
+  // of a process.
+  int32_t (*set_threads)(int32_t intra, int32_t inter, char **message);
+};
 
-// Threads within an operation and between operations. The second can be set once in the life of a process.
-bool spawn_set_threads(int32_t intra, int32_t inter, char **message);
-
-// Version of libtorch.
-const char *spawn_torch_version();
+__attribute__((visibility("default"))) extern const spawn_functions spawn_torch;
 }

@@ -7,9 +7,9 @@ use crate::assemble::Assembler;
 use crate::manifest::Manifest;
 use crate::model::Tuning;
 use crate::module::{Module, Options};
+use crate::tensors::{self, Tensor, Tensors};
 use spawn_core::Features;
 use std::path::Path;
-use tch::{Kind, Tensor};
 
 const FILE: &str = "calibration.safetensors";
 const TENSOR: &str = "observed";
@@ -43,9 +43,7 @@ pub fn calibrate(dir: &Path, chunks: &[Features]) -> Result<bool, LoadError> {
         )));
     }
     let means: Vec<f32> = sums.iter().map(|sum| (sum / calls) as f32).collect();
-    let target = dir.join(FILE);
-    Tensor::write_safetensors(&[(TENSOR, Tensor::from_slice(&means))], &target)
-        .map_err(|e| LoadError::manifest(&target, e))?;
+    tensors::write(&dir.join(FILE), &Tensors::from([(TENSOR.into(), Tensor::vector(&means))]))?;
     Ok(true)
 }
 
@@ -56,10 +54,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Vec<f32>>, LoadError> {
         return Ok(None);
     }
     let wrong = |e: String| LoadError::manifest(&path, e);
-    let tensors = Tensor::read_safetensors(&path).map_err(|e| wrong(e.to_string()))?;
-    let tensor = tensors.into_iter().find(|(name, _)| name == TENSOR);
-    let (_, tensor) = tensor.ok_or_else(|| wrong(format!("there is no `{TENSOR}`")))?;
-    let values: Result<Vec<f32>, _> =
-        tensor.f_to_kind(Kind::Float).and_then(|t| t.f_view([-1])).and_then(Vec::try_from);
-    values.map(Some).map_err(|e| wrong(e.to_string()))
+    let tensor =
+        tensors::read(&path)?.remove(TENSOR).ok_or_else(|| wrong(format!("there is no `{TENSOR}`")))?;
+    tensor.elements().map(Some).map_err(|e| wrong(format!("`{TENSOR}`: {e}")))
 }

@@ -5,10 +5,9 @@
 
 use crate::LoadError;
 use crate::manifest::{InputType, Manifest};
+use crate::tensors::{self, Tensors};
 use spawn_core::{Array, ArrayData, Embedding, Features, Inference};
-use std::collections::BTreeMap;
 use std::path::Path;
-use tch::{Kind, Tensor};
 
 /// What was proved.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,8 +101,7 @@ pub(crate) fn read(manifest: &Manifest) -> Result<Vec<Example>, LoadError> {
     if !path.is_file() {
         return Err(LoadError::manifest(&path, "is missing: a model without golden vectors is not loaded"));
     }
-    let tensors = Tensor::read_safetensors(&path).map_err(|e| LoadError::manifest(&path, e))?;
-    let mut tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
+    let mut tensors = tensors::read(&path)?;
     let examples = (0..manifest.golden.count)
         .map(|i| example(&path, manifest, i, &mut tensors))
         .collect::<Result<Vec<_>, _>>()?;
@@ -117,47 +115,27 @@ pub(crate) fn read(manifest: &Manifest) -> Result<Vec<Example>, LoadError> {
     }
 }
 
-fn example(
-    path: &Path,
-    manifest: &Manifest,
-    i: usize,
-    tensors: &mut BTreeMap<String, Tensor>,
-) -> Result<Example, LoadError> {
+fn example(path: &Path, manifest: &Manifest, i: usize, tensors: &mut Tensors) -> Result<Example, LoadError> {
     let mut take = |name: String| tensors.remove(&name).ok_or(name);
     let missing = |name: String| LoadError::manifest(path, format!("there is no `{name}`"));
-    let wrong = |name: &str, e: tch::TchError| LoadError::manifest(path, format!("`{name}`: {e}"));
+    let wrong = |name: &str, e: String| LoadError::manifest(path, format!("`{name}`: {e}"));
     let mut arrays = Vec::with_capacity(manifest.inputs.len());
     for input in &manifest.inputs {
         let tensor = take(format!("in.{i}.{}", input.name)).map_err(missing)?;
         let data = match input.dtype {
-            InputType::U8 => elements(&tensor, Kind::Uint8).map(ArrayData::U8),
-            InputType::F32 => elements(&tensor, Kind::Float).map(ArrayData::F32),
-            InputType::I64 => elements(&tensor, Kind::Int64).map(ArrayData::I64),
+            InputType::U8 => tensor.elements().map(ArrayData::U8),
+            InputType::F32 => tensor.elements().map(ArrayData::F32),
+            InputType::I64 => tensor.elements().map(ArrayData::I64),
         };
         let data = data.map_err(|e| wrong(&format!("in.{i}.{}", input.name), e))?;
-        let shape = tensor.size().iter().map(|e| usize::try_from(*e).unwrap_or(0)).collect();
-        arrays.push(Array { name: intern(&input.name), shape, data });
+        arrays.push(Array { name: intern(&input.name), shape: tensor.shape, data });
     }
     let embedding = take(format!("ref.{i}.embedding")).map_err(missing)?;
-    let embedding = elements(&embedding, Kind::Float).map_err(|e| wrong(&format!("ref.{i}.embedding"), e))?;
+    let embedding = embedding.elements().map_err(|e| wrong(&format!("ref.{i}.embedding"), e))?;
     let scores = take(format!("ref.{i}.scores")).ok();
-    let scores = scores.map(|t| elements(&t, Kind::Float)).transpose();
+    let scores = scores.map(|t| t.elements()).transpose();
     let scores = scores.map_err(|e| wrong(&format!("ref.{i}.scores"), e))?;
     Ok(Example { chunk: Features { arrays }, embedding, scores })
-}
-
-fn elements<T: tch::kind::Element + Default + Clone>(
-    tensor: &Tensor,
-    kind: Kind,
-) -> Result<Vec<T>, tch::TchError> {
-    let have = tensor.f_kind()?;
-    if have != kind {
-        return Err(tch::TchError::Kind(format!("has the number type {have:?}, {kind:?} is wanted")));
-    }
-    let mut elements = vec![T::default(); tensor.numel()];
-    let count = elements.len();
-    tensor.f_copy_data(&mut elements, count)?;
-    Ok(elements)
 }
 
 /// Array names are constants of the stages; a golden file brings its own. Kept for the life of the process, each name once.

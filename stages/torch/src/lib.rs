@@ -11,7 +11,9 @@
 //! - [`mod@calibration`]: what convolutions see, for the scales of int8
 //! - [`mod@assemble`]: chunks become one padded batch
 //! - [`mod@module`]: the TorchScript module, through the C++ shim in `native/`
+//! - [`mod@ffi`]: what the shim has, and its library, which is opened with the first model
 //! - [`mod@fault`]: which class a failed call has
+//! - [`mod@tensors`]: files of safetensors
 //! - [`mod@golden`]: the proof at loading ([`GoldenReport`])
 //! - [`mod@model`]: the seam ([`TorchModel`])
 
@@ -19,11 +21,13 @@ mod assemble;
 pub mod calibration;
 pub mod error;
 mod fault;
+mod ffi;
 pub mod golden;
 pub mod manifest;
 pub mod model;
 mod module;
 pub mod runtime;
+mod tensors;
 #[cfg(test)]
 mod tests;
 
@@ -31,4 +35,4 @@ pub use error::LoadError;
 pub use golden::GoldenReport;
 pub use manifest::{Dtype, Manifest};
 pub use model::{TorchModel, Tuning};
-pub use runtime::{Device, Threads, cores_granted, init, tune_malloc, versions};
+pub use runtime::{Device, Threads, cores_granted, init, passive_openmp, tune_malloc, version};

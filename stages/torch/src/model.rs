@@ -3,8 +3,8 @@
 use crate::assemble::Assembler;
 use crate::golden::{self, Answer, Example, GoldenReport, Tolerance};
 use crate::manifest::{Dtype, Manifest, Output as Role};
-use crate::module::{Module, Options, Output, has_cuda_graphs};
-use crate::runtime::{Device, resolve};
+use crate::module::{Module, Options, Output};
+use crate::runtime::{Device, has_cuda_graphs, resolve};
 use crate::{LoadError, calibration, fault};
 use spawn_core::{Embedding, Fault, FaultClass, Features, Inference, Label, Model, ModelSpec};
 use std::path::Path;

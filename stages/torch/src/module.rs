@@ -1,9 +1,10 @@
-//! A TorchScript module, through the C++ shim: what tch lacks is freezing, `optimize_for_inference` and inference mode.
+//! A TorchScript module, through the C++ shim.
 
+use crate::ffi::{self, Functions, functions};
 use crate::manifest::Dtype;
 use crate::model::Tuning;
 use spawn_core::ArrayData;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -39,7 +40,10 @@ pub(crate) struct Options<'a> {
 }
 
 /// A loaded module. Runs where it was loaded.
-pub(crate) struct Module(NonNull<ffi::Module>);
+pub(crate) struct Module {
+    raw: NonNull<ffi::Module>,
+    functions: &'static Functions,
+}
 
 // SAFETY: libtorch's modules are not tied to a thread.
 unsafe impl Send for Module {}
@@ -49,6 +53,7 @@ unsafe impl Sync for Module {}
 
 impl Module {
     pub(crate) fn load(path: &Path, options: Options<'_>) -> Result<Self, String> {
+        let functions = functions()?;
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
         let options = ffi::Options {
             cuda: options.cuda.map_or(-1, i32::from),
@@ -64,46 +69,46 @@ impl Module {
         };
         // SAFETY: the path ends with NUL and all pointers live for the call; the shim catches every exception.
         let module =
-            with_message(|message| unsafe { ffi::spawn_module_load(path.as_ptr(), &options, message) })?;
-        NonNull::new(module).map(Self).ok_or_else(|| "no module".into())
+            functions.call(|message| unsafe { (functions.module_load)(path.as_ptr(), &options, message) })?;
+        NonNull::new(module).map(|raw| Self { raw, functions }).ok_or_else(|| "no module".into())
     }
 
     /// How many layers run by oneDNN, or in fewer bits.
     pub(crate) fn layers(&self) -> usize {
-        // SAFETY: made by `spawn_module_load` and not yet freed.
-        unsafe { ffi::spawn_module_layers(self.0.as_ptr()) }
+        // SAFETY: made by `module_load` and not yet freed.
+        unsafe { (self.functions.module_layers)(self.raw.as_ptr()) }
     }
 
     /// Bytes that libtorch holds for tensors on the module's GPU, now and at most so far; 0 on the CPU.
     pub(crate) fn device_bytes(&self) -> [u64; 2] {
         let (mut now, mut most) = (0, 0);
         // SAFETY: as above; both numbers are written.
-        unsafe { ffi::spawn_module_device_bytes(self.0.as_ptr(), &mut now, &mut most) };
+        unsafe { (self.functions.module_device_bytes)(self.raw.as_ptr(), &mut now, &mut most) };
         [now, most].map(|bytes| u64::try_from(bytes).unwrap_or(0))
     }
 
     /// Gives back the memory that libtorch keeps for later calls on the module's GPU.
     pub(crate) fn empty_cache(&self) {
         // SAFETY: as above.
-        unsafe { ffi::spawn_module_empty_cache(self.0.as_ptr()) }
+        unsafe { (self.functions.module_empty_cache)(self.raw.as_ptr()) }
     }
 
     /// Runs the module. The error is libtorch's message.
     pub(crate) fn forward(&self, inputs: &[Batched]) -> Result<Vec<Output>, String> {
         let views = inputs.iter().map(Batched::view).collect::<Result<Vec<_>, _>>()?;
         // SAFETY: the views point into `inputs`, which outlive the call, and hold as many elements as their shape says.
-        let outputs = with_message(|message| unsafe {
-            ffi::spawn_module_forward(self.0.as_ptr(), views.as_ptr(), views.len(), message)
+        let outputs = self.functions.call(|message| unsafe {
+            (self.functions.module_forward)(self.raw.as_ptr(), views.as_ptr(), views.len(), message)
         })?;
-        let outputs = Outputs(NonNull::new(outputs).ok_or("no outputs")?);
+        let outputs = Outputs { raw: NonNull::new(outputs).ok_or("no outputs")?, functions: self.functions };
         Ok((0..outputs.count()).map(|i| outputs.get(i)).collect())
     }
 }
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // SAFETY: made by `spawn_module_load`, freed once.
-        unsafe { ffi::spawn_module_free(self.0.as_ptr()) }
+        // SAFETY: made by `module_load`, freed once.
+        unsafe { (self.functions.module_free)(self.raw.as_ptr()) }
     }
 }
 
@@ -123,18 +128,21 @@ impl Batched {
 }
 
 /// The answer of a call, until it is copied out.
-struct Outputs(NonNull<ffi::Outputs>);
+struct Outputs {
+    raw: NonNull<ffi::Outputs>,
+    functions: &'static Functions,
+}
 
 impl Outputs {
     fn count(&self) -> usize {
-        // SAFETY: made by `spawn_module_forward` and not yet freed.
-        unsafe { ffi::spawn_outputs_count(self.0.as_ptr()) }
+        // SAFETY: made by `module_forward` and not yet freed.
+        unsafe { (self.functions.outputs_count)(self.raw.as_ptr()) }
     }
 
     fn get(&self, index: usize) -> Output {
         let mut output = ffi::Output { data: std::ptr::null(), shape: std::ptr::null(), axes: 0 };
         // SAFETY: as above; `output` is written only when the index is below the count.
-        let there = unsafe { ffi::spawn_outputs_get(self.0.as_ptr(), index, &mut output) };
+        let there = unsafe { (self.functions.outputs_get)(self.raw.as_ptr(), index, &mut output) };
         if !there || output.axes == 0 || output.data.is_null() {
             return Output { shape: Vec::new(), data: Vec::new() };
         }
@@ -150,105 +158,7 @@ impl Outputs {
 
 impl Drop for Outputs {
     fn drop(&mut self) {
-        // SAFETY: made by `spawn_module_forward`, freed once.
-        unsafe { ffi::spawn_outputs_free(self.0.as_ptr()) }
-    }
-}
-
-/// libtorch's threads within an operation and between operations.
-pub(crate) fn set_threads(intra: i32, inter: i32) -> Result<(), String> {
-    // SAFETY: sets two numbers; the shim catches every exception.
-    with_message(|message| unsafe { ffi::spawn_set_threads(intra, inter, message) }).map(|_| ())
-}
-
-/// Whether the libraries that are open have CUDA graphs.
-pub(crate) fn has_cuda_graphs() -> bool {
-    // SAFETY: looks up names.
-    unsafe { ffi::spawn_has_cuda_graphs() }
-}
-
-/// Version of libtorch.
-pub(crate) fn version() -> &'static str {
-    // SAFETY: a constant string that ends with NUL.
-    unsafe { CStr::from_ptr(ffi::spawn_torch_version()) }.to_str().unwrap_or("unknown")
-}
-
-/// Calls the shim; a message that it left is the error.
-fn with_message<T>(call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T, String> {
-    let mut message: *mut c_char = std::ptr::null_mut();
-    let answer = call(&mut message);
-    if message.is_null() {
-        return Ok(answer);
-    }
-    // SAFETY: the shim leaves null or a string of its own that ends with NUL and is given back once.
-    unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        ffi::spawn_message_free(message);
-        Err(text)
-    }
-}
-
-/// `native/module.h`, line by line.
-mod ffi {
-    use std::ffi::{c_char, c_void};
-
-    #[repr(C)]
-    pub(super) struct Module {
-        _opaque: [u8; 0],
-    }
-    #[repr(C)]
-    pub(super) struct Outputs {
-        _opaque: [u8; 0],
-    }
-    #[repr(C)]
-    pub(super) struct Input {
-        pub(super) data: *const c_void,
-        pub(super) shape: *const i64,
-        pub(super) axes: usize,
-        pub(super) dtype: i32,
-    }
-    #[repr(C)]
-    pub(super) struct Output {
-        pub(super) data: *const f32,
-        pub(super) shape: *const i64,
-        pub(super) axes: usize,
-    }
-    #[repr(C)]
-    pub(super) struct Options {
-        pub(super) cuda: i32,
-        pub(super) freeze: bool,
-        pub(super) onednn: bool,
-        pub(super) dtype: i32,
-        pub(super) optimise: bool,
-        pub(super) profiling: bool,
-        pub(super) cuda_graphs: bool,
-        pub(super) observe: bool,
-        pub(super) observed: *const f32,
-        pub(super) observed_count: usize,
-    }
-
-    unsafe extern "C" {
-        pub(super) fn spawn_module_load(
-            path: *const c_char,
-            options: *const Options,
-            message: *mut *mut c_char,
-        ) -> *mut Module;
-        pub(super) fn spawn_module_layers(module: *const Module) -> usize;
-        pub(super) fn spawn_module_device_bytes(module: *const Module, now: *mut i64, most: *mut i64);
-        pub(super) fn spawn_module_empty_cache(module: *const Module);
-        pub(super) fn spawn_module_free(module: *mut Module);
-        pub(super) fn spawn_module_forward(
-            module: *mut Module,
-            inputs: *const Input,
-            count: usize,
-            message: *mut *mut c_char,
-        ) -> *mut Outputs;
-        pub(super) fn spawn_outputs_count(outputs: *const Outputs) -> usize;
-        pub(super) fn spawn_outputs_get(outputs: *const Outputs, index: usize, output: *mut Output) -> bool;
-        pub(super) fn spawn_outputs_free(outputs: *mut Outputs);
-        pub(super) fn spawn_has_cuda_graphs() -> bool;
-        pub(super) fn spawn_message_free(message: *mut c_char);
-        pub(super) fn spawn_set_threads(intra: i32, inter: i32, message: *mut *mut c_char) -> bool;
-        pub(super) fn spawn_torch_version() -> *const c_char;
+        // SAFETY: made by `module_forward`, freed once.
+        unsafe { (self.functions.outputs_free)(self.raw.as_ptr()) }
     }
 }

@@ -1,13 +1,13 @@
 //! What is set once per process: threads, malloc, devices.
 //!
-//! One binary serves machines with and without a GPU: it links only the CPU libraries, and those for CUDA are opened at run time when
-//! a GPU is wanted. So a CPU process never maps them.
+//! One binary serves machines with and without a GPU: libtorch's CPU libraries are opened with the first model, those for CUDA when
+//! a GPU is wanted. So a process without a model maps none of them, and a CPU process never those for CUDA.
 
 use crate::LoadError;
-use crate::module::set_threads;
-use std::ffi::CString;
+use crate::ffi::functions;
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::ffi::CStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -57,13 +57,18 @@ impl fmt::Display for Device {
     }
 }
 
-/// Sets the threads. To be called once, before the first model is loaded; later calls change nothing.
-pub fn init(threads: Threads) -> Result<(), LoadError> {
-    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+/// Sets the threads and answers how many an operation has. To be called once, before the first model is loaded; later calls change
+/// nothing.
+pub fn init(threads: Threads) -> Result<i32, LoadError> {
+    static DONE: OnceLock<Result<i32, String>> = OnceLock::new();
     let intra = if threads.intra_op == 0 { cores_granted() } else { threads.intra_op };
     let intra = i32::try_from(intra).unwrap_or(i32::MAX);
-    let done = DONE.get_or_init(|| set_threads(intra, INTER_OP));
-    done.clone().map_err(|e| LoadError::Runtime(format!("libtorch takes no threads: {e}")))
+    let set = || {
+        let functions = functions()?;
+        // SAFETY: sets two numbers; the shim catches every exception.
+        functions.call(|message| unsafe { (functions.set_threads)(intra, INTER_OP, message) })
+    };
+    DONE.get_or_init(set).clone().map_err(|e| LoadError::Runtime(format!("libtorch takes no threads: {e}")))
 }
 
 /// Cores that this process may use: the smallest of the machine, the affinity mask and the cgroup's quota (rounded down, at least 1).
@@ -97,9 +102,21 @@ pub fn tune_malloc() -> bool {
     }
 }
 
-/// Version of libtorch, for example `2.11.0`.
-pub fn versions() -> &'static str {
-    crate::module::version()
+/// OpenMP's helpers sleep between calls instead of spinning on the crew's cores, unless `OMP_WAIT_POLICY` says otherwise. To be called first
+/// in `main`, before a thread starts: the policy is read from the environment when libtorch is opened.
+pub fn passive_openmp() {
+    const POLICY: &str = "OMP_WAIT_POLICY";
+    if std::env::var_os(POLICY).is_none() {
+        // SAFETY: there is no other thread yet that could read the environment.
+        unsafe { std::env::set_var(POLICY, "PASSIVE") }
+    }
+}
+
+/// Version of libtorch, for example `2.11.0`. Opens it.
+pub fn version() -> Result<&'static str, LoadError> {
+    let functions = functions().map_err(LoadError::Runtime)?;
+    // SAFETY: a constant string that ends with NUL.
+    Ok(unsafe { CStr::from_ptr(functions.version) }.to_str().unwrap_or("unknown"))
 }
 
 /// Decides for a device that is there: never [`Device::Auto`].
@@ -121,7 +138,7 @@ pub fn resolve(device: &Device) -> Result<Device, LoadError> {
         Device::Cuda(index) => {
             let count = cuda_devices()
                 .map_err(|e| LoadError::Runtime(format!("device {device}: {e}; use the device `cpu`")))?;
-            if i64::from(index) < count {
+            if i32::from(index) < count {
                 return Ok(*device);
             }
             let detail =
@@ -132,36 +149,34 @@ pub fn resolve(device: &Device) -> Result<Device, LoadError> {
 }
 
 /// How many GPUs libtorch can use, once its CUDA library is open.
-fn cuda_devices() -> Result<i64, String> {
+fn cuda_devices() -> Result<i32, String> {
     static OPENED: OnceLock<Result<(), String>> = OnceLock::new();
     OPENED.get_or_init(open_cuda).clone()?;
-    Ok(if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 })
+    let functions = functions()?;
+    // SAFETY: counts; the shim catches every exception.
+    functions.call(|message| unsafe { (functions.cuda_devices)(message) })
 }
 
 /// Opens `libtorch_cuda.so` beside the libraries that are there already; it registers itself with them.
 pub(crate) fn open_cuda() -> Result<(), String> {
+    functions()?;
     let folder = library_folder().ok_or("the folder of libtorch_cpu.so is not known")?;
     let path = folder.join("libtorch_cuda.so");
     if !path.exists() {
         return Err(format!("{} is not there: this libtorch was built for the CPU", path.display()));
     }
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
-    // SAFETY: the name ends with NUL. The library's initialisers are those of libtorch, made to run at any time before its first use
-    // of CUDA, and it is never closed.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(());
-    }
-    // SAFETY: dlerror answers null or a message that is valid until the next call of dl* on this thread.
-    let reason = unsafe {
-        let message = libc::dlerror();
-        if message.is_null() {
-            "unknown reason".into()
-        } else {
-            std::ffi::CStr::from_ptr(message).to_string_lossy().into_owned()
-        }
-    };
-    Err(format!("{} cannot be opened: {reason}", path.display()))
+    // SAFETY: the library's initialisers are those of libtorch, made to run at any time before its first use of CUDA.
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
+        .map_err(|e| format!("{} cannot be opened: {e}", path.display()))?;
+    // Never closed.
+    std::mem::forget(library);
+    Ok(())
+}
+
+/// Whether the libraries that are open have CUDA graphs.
+pub(crate) fn has_cuda_graphs() -> bool {
+    // SAFETY: looks up names.
+    functions().is_ok_and(|functions| unsafe { (functions.has_cuda_graphs)() })
 }
 
 /// Where the running `libtorch_cpu.so` lies.

@@ -107,7 +107,7 @@ impl Report {
         let value = json!({
             "broker": self.broker,
             "versions": {"spawn": env!("CARGO_PKG_VERSION"), "kafka": kafka, "postgres": versions.postgres,
-                         "pgvector": versions.pgvector, "libtorch": spawn_torch::versions()},
+                         "pgvector": versions.pgvector, "libtorch": spawn_torch::version().or_exit(Code::Unavailable)?},
             "modalities": modalities.iter().map(|(m, s)| (m.as_str().to_owned(), self.modality(*m, s))).collect::<Map<_, _>>(),
             "audio_seconds_per_second": modalities.get(&Modality::Audio).map(|s| per_second(s.media_ms.load(Relaxed) as f64 / 1e3, s)),
             "rejection_codes": store.rejection_codes(&topics).await.or_exit(Code::Unavailable)?,

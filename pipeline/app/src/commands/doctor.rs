@@ -10,15 +10,16 @@ const LIBTORCH_WANTED: &str = "2.11";
 
 pub(super) fn run(settings: Settings, out: Output) -> Outcome {
     let mut findings = Findings::default();
-    let libtorch = spawn_torch::versions();
-    match libtorch.starts_with(LIBTORCH_WANTED) {
-        true => findings.well("libtorch", "linked library", libtorch.to_owned()),
-        false => findings.wrong(
+    match spawn_torch::version() {
+        Ok(version) if version.starts_with(LIBTORCH_WANTED) => {
+            findings.well("libtorch", "opened library", version.to_owned());
+        }
+        other => findings.wrong(
             "libtorch",
-            "linked library",
-            libtorch,
+            "opened library",
+            other.map_or_else(|e| e.to_string(), str::to_owned),
             LIBTORCH_WANTED,
-            "pip install torch==2.11.0, or set LIBTORCH",
+            "pip install torch==2.11.0, or set LIBTORCH, and build again",
         ),
     }
     findings.well("cores", "cgroup", format!("{} granted", spawn_torch::cores_granted()));

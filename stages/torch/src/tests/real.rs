@@ -1,6 +1,7 @@
 //! The models that the project ships with, as they were exported. `make test` installs them.
 
 use crate::calibration::calibrate;
+use crate::tensors::{self, Tensor, Tensors};
 use crate::{Device, Dtype, LoadError, Manifest, TorchModel, Tuning};
 use spawn_core::{Features, Modality, Model};
 use std::path::{Path, PathBuf};
@@ -119,9 +120,8 @@ fn what_was_observed_belongs_to_one_module() {
 
     assert!(calibrate(folder.path(), &[examples.clone(), examples].concat()).unwrap());
     let path = folder.path().join("calibration.safetensors");
-    let observed = tch::Tensor::read_safetensors(&path).unwrap().remove(0).1;
-    let shorter = observed.narrow(0, 0, observed.size()[0] - 1);
-    tch::Tensor::write_safetensors(&[("observed", shorter)], &path).unwrap();
+    let observed: Vec<f32> = tensors::read(&path).unwrap()["observed"].elements().unwrap();
+    tensors::write(&path, &Tensors::from([("observed".into(), Tensor::vector(&observed[1..]))])).unwrap();
     let manifest = folder.path().join("model.toml");
     let text = std::fs::read_to_string(&manifest).unwrap().replacen("dtype = \"f32\"", "dtype = \"int8\"", 1);
     std::fs::write(&manifest, text).unwrap();

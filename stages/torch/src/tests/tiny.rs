@@ -1,9 +1,9 @@
 //! A text model small enough to be in the repository (`fixtures/make.py`): mean of the attended tokens' rows, scaled to length 1, and the softmax of a product.
 //! What it must answer is computed in plain Rust.
 
+use crate::tensors::{self, Tensor, Tensors};
 use spawn_core::{Array, ArrayData, Features};
 use std::path::{Path, PathBuf};
-use tch::Tensor;
 
 pub(super) const TOKENS: usize = 50;
 pub(super) const DIMENSION: usize = 4;
@@ -119,13 +119,13 @@ pub(super) fn folder(kindness: Kindness) -> Folder {
 }
 
 fn golden(path: &Path) {
-    let mut tensors = Vec::new();
+    let mut tensors = Tensors::new();
     for (i, ids) in [&[1i64, 2, 3][..], &[4], &[5, 6, 8, 9, 10, 11, 12], &[13, 49]].into_iter().enumerate() {
         let (embedding, scores) = reference(ids);
-        tensors.push((format!("in.{i}.ids"), Tensor::from_slice(ids)));
-        tensors.push((format!("in.{i}.mask"), Tensor::from_slice(&vec![1i64; ids.len()])));
-        tensors.push((format!("ref.{i}.embedding"), Tensor::from_slice(&embedding)));
-        tensors.push((format!("ref.{i}.scores"), Tensor::from_slice(&scores)));
+        tensors.insert(format!("in.{i}.ids"), Tensor::vector(ids));
+        tensors.insert(format!("in.{i}.mask"), Tensor::vector(&vec![1i64; ids.len()]));
+        tensors.insert(format!("ref.{i}.embedding"), Tensor::vector(&embedding));
+        tensors.insert(format!("ref.{i}.scores"), Tensor::vector(&scores));
     }
-    Tensor::write_safetensors(&tensors, path).unwrap();
+    tensors::write(path, &tensors).unwrap();
 }
