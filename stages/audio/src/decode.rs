@@ -205,6 +205,7 @@ fn run(
     samples_max: usize,
 ) -> Result<Progress, Rejection> {
     let mut decoder = source.decoder()?;
+    let plain = source.plain();
     let mut progress = Progress { packets: 0, dropped: 0, reached: Timestamp::MIN, is_complete: true };
     let mut errors = 0;
     // No packet is smaller than a byte; a reader that yields more of them goes round in circles.
@@ -231,8 +232,18 @@ fn run(
             progress.packets += 1;
         }
         progress.reached = progress.reached.max(end_of(&packet));
-        match decoder.decode(&packet) {
-            Ok(audio) => line.take(&audio)?,
+        let is_whole = packet.trim_start.is_zero() && packet.trim_end.is_zero();
+        let taken = match plain.filter(|_| is_whole) {
+            Some((rate, channels)) => {
+                Ok(line.take(rate, channels, |mixer| mixer.mix_s16(&packet.data, channels)))
+            }
+            None => decoder.decode(&packet).map(|audio| {
+                let channels = audio.spec().channels().count();
+                line.take(audio.spec().rate(), channels, |mixer| mixer.mix(&audio))
+            }),
+        };
+        match taken {
+            Ok(taken) => taken?,
             Err(e @ Error::Unsupported(_)) => return Err(source::refusal(&e)),
             // One packet's damage: leave it out and go on.
             Err(e) => {
@@ -255,13 +266,18 @@ fn end_of(packet: &Packet) -> Timestamp {
 }
 
 impl Line<'_> {
-    fn take(&mut self, audio: &symphonia::core::audio::GenericAudioBufferRef<'_>) -> Result<(), Rejection> {
-        if audio.is_empty() {
+    /// Takes the packet that `mix` makes mono.
+    fn take(
+        &mut self,
+        rate: u32,
+        channels: usize,
+        mix: impl FnOnce(&mut Mixer) -> &[f32],
+    ) -> Result<(), Rejection> {
+        source::check_channels(channels)?;
+        let mono = mix(self.mixer);
+        if mono.is_empty() {
             return Ok(());
         }
-        let rate = audio.spec().rate();
-        let channels = audio.spec().channels().count();
-        source::check_channels(channels)?;
         let resampler = match &mut self.resampler {
             Some(resampler) if self.rate == rate => resampler,
             Some(_) => {
@@ -274,7 +290,7 @@ impl Line<'_> {
                 none.insert(self.resamplers.take(rate)?)
             }
         };
-        let mono = self.trim.take(self.mixer.mix(audio));
+        let mono = self.trim.take(mono);
         self.frames += mono.len() as u64;
         let seconds = self.frames as f64 / f64::from(rate);
         if seconds > self.limits.seconds_max {

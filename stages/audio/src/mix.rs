@@ -30,6 +30,26 @@ impl Mixer {
     /// The mean of all channels of a packet.
     pub(crate) fn mix(&mut self, packet: &GenericAudioBufferRef<'_>) -> &[f32] {
         packet.copy_to_vecs_planar::<f32>(&mut self.planes);
+        self.mean()
+    }
+
+    /// The same of 16-bit samples as they lie in a file: interleaved, little endian.
+    pub(crate) fn mix_s16(&mut self, bytes: &[u8], channels: usize) -> &[f32] {
+        let sample = |bytes: &[u8; 2]| f32::from(i16::from_le_bytes(*bytes)) / 32_768.0;
+        let (samples, _) = bytes.as_chunks::<2>();
+        self.planes.resize_with(channels, Vec::new);
+        for (channel, plane) in self.planes.iter_mut().enumerate() {
+            plane.clear();
+            match channels {
+                // Without steps the loop is vectorised.
+                1 => plane.extend(samples.iter().map(sample)),
+                _ => plane.extend(samples.chunks_exact(channels).map(|frame| sample(&frame[channel]))),
+            }
+        }
+        self.mean()
+    }
+
+    fn mean(&mut self) -> &[f32] {
         self.inspect();
         let Some((first, rest)) = self.planes.split_first() else {
             return &[];

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use spawn_core::Rejection;
 use std::io::{Cursor, ErrorKind};
 use std::sync::LazyLock;
-use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
+use symphonia::core::codecs::audio::well_known::{CODEC_ID_OPUS, CODEC_ID_PCM_S16LE};
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::codecs::registry::CodecRegistry;
 use symphonia::core::errors::Error;
@@ -148,6 +148,16 @@ impl Source {
     /// A decoder for the track.
     pub(crate) fn decoder(&self) -> Result<Box<dyn AudioDecoder>, Rejection> {
         CODECS.make_audio_decoder(&self.params, &AudioDecoderOptions::default()).map_err(|e| refusal(&e))
+    }
+
+    /// Hertz and channels where packets are plain 16-bit samples, little endian. The decoder reads those one by one, which costs more than
+    /// all that is done with them.
+    pub(crate) fn plain(&self) -> Option<(u32, usize)> {
+        let params = &self.params;
+        let is_16_bits = [params.bits_per_sample, params.bits_per_coded_sample].iter().all(|bits| bits.is_none_or(|bits| bits == 16));
+        let channels = params.channels.as_ref().map_or(0, |channels| channels.count());
+        let is_plain = params.codec == CODEC_ID_PCM_S16LE && is_16_bits && channels > 0;
+        params.sample_rate.filter(|rate| is_plain && *rate > 0).map(|rate| (rate, channels))
     }
 }
 

@@ -45,10 +45,13 @@ fn every_width_of_pcm_is_read() {
 fn channels_are_mixed_by_their_mean() {
     let frames: Vec<f32> = (0..8_000).flat_map(|i| [0.1, 0.3, (i % 2) as f32 * 0.5, -0.1]).collect();
     let data: Vec<u8> = frames.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let clip = decode(&wav(3, 32, 4, 16_000, &data));
-    assert_eq!((clip.channels, clip.source_rate, clip.samples.len()), (4, 16_000, 8_000));
-    assert!((clip.samples[0] - 0.075).abs() < 1e-6 && (clip.samples[1] - 0.2).abs() < 1e-6);
-    assert_eq!(clip.seconds, 0.5);
+    let data_s16: Vec<u8> = frames.iter().flat_map(|x| ((x * 32_768.0) as i16).to_le_bytes()).collect();
+    for (file, bound) in [(wav(3, 32, 4, 16_000, &data), 1e-6), (wav(1, 16, 4, 16_000, &data_s16), 4e-5)] {
+        let clip = decode(&file);
+        assert_eq!((clip.channels, clip.source_rate, clip.samples.len()), (4, 16_000, 8_000));
+        assert!((clip.samples[0] - 0.075).abs() < bound && (clip.samples[1] - 0.2).abs() < bound);
+        assert_eq!(clip.seconds, 0.5);
+    }
 }
 
 #[test]
