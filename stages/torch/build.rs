@@ -13,6 +13,8 @@ fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
     let libtorch = libtorch();
     let (include, lib) = (libtorch.join("include"), libtorch.join("lib"));
+    // Another version in the same place.
+    println!("cargo::rerun-if-changed={}", include.join("torch/headeronly/version.h").display());
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").warnings(false).pic(true);
     build.flag("-fvisibility=hidden").flag("-fvisibility-inlines-hidden");
@@ -22,13 +24,14 @@ fn main() {
     let library =
         PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("libspawn_torch.so");
     let mut link = build.get_compiler().to_command();
-    link.args(["-shared", "-Wl,-z,defs", "-Wl,--as-needed"]).args(objects);
+    link.args(["-shared", "-Wl,-z,defs,-z,now", "-Wl,--as-needed"]).args(objects);
     // Not `-ltorch`: it would bring libtorch_cuda along.
     link.arg(format!("-L{}", lib.display())).args(["-ltorch_cpu", "-lc10"]);
     link.arg(format!("-Wl,-rpath,{}", lib.display())).arg("-o").arg(&library);
     let status = link.status().expect("the compiler that made the objects runs");
     assert!(status.success(), "{link:?} failed");
     println!("cargo::rustc-env=SPAWN_TORCH_LIBRARY={}", library.display());
+    println!("cargo::rustc-env=SPAWN_LIBTORCH={}", lib.display());
 }
 
 fn libtorch() -> PathBuf {

@@ -56,9 +56,14 @@ pub fn load_models(settings: &Settings, pipelines: &[PipelineSettings]) -> Outco
     load_on(settings, pipelines, &devices(settings)?[0])
 }
 
-/// The devices of `models.device`.
+/// The devices of `models.device`. All are looked for before a model is loaded: with its first call libtorch decides for good whether there
+/// is a GPU.
 pub fn devices(settings: &Settings) -> Outcome<Vec<spawn_torch::Device>> {
-    settings.models.device.split(',').map(|name| name.trim().parse().or_exit(Code::Config)).collect()
+    let found = |name: &str| {
+        let device = name.trim().parse().or_exit(Code::Config)?;
+        spawn_torch::runtime::resolve(&device).or_exit(Code::Data)
+    };
+    settings.models.device.split(',').map(found).collect()
 }
 
 fn load_on(

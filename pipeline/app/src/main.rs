@@ -9,6 +9,16 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     spawn_torch::tune_malloc();
-    spawn_torch::passive_openmp();
+    passive_openmp();
     spawn_app::main(std::env::args_os())
+}
+
+/// Helpers of OpenMP sleep between calls instead of spinning on the crew's cores (measured: half of the images/s), unless
+/// `OMP_WAIT_POLICY` says otherwise. Its library reads that when it is opened with libtorch.
+fn passive_openmp() {
+    const POLICY: &str = "OMP_WAIT_POLICY";
+    if std::env::var_os(POLICY).is_none() {
+        // SAFETY: there is no other thread yet that could read the environment.
+        unsafe { std::env::set_var(POLICY, "PASSIVE") }
+    }
 }

@@ -38,9 +38,8 @@ pub async fn ensure_topics(
     let client: AdminClient<DefaultClientContext> =
         admin(brokers, properties).create().map_err(|e| fault("cannot create the admin client", &e))?;
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX));
-    let unreachable =
-        |e| fault(&format!("no answer from Kafka at {brokers}; is it running, is kafka.brokers right?"), &e);
-    for result in client.create_topics(&new, &options).await.map_err(unreachable)? {
+    let created = client.create_topics(&new, &options).await;
+    for result in created.map_err(|e| unanswered(brokers, &e))? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, code)) => {
@@ -86,7 +85,7 @@ pub async fn topic_id(
     topic: &str,
 ) -> Result<Option<String>, Fault> {
     let (client, topic) = (admin(brokers, properties), topic.to_owned());
-    asked(move || Asker::new(client, topic)?.ask()).await
+    asked(brokers, move || Asker::new(client, topic)?.ask()).await
 }
 
 /// The next offset to be written of every partition of a topic.
@@ -106,7 +105,7 @@ pub async fn watermarks(
     topic: &str,
 ) -> Result<BTreeMap<i32, (i64, i64)>, Fault> {
     let (client, topic) = (admin(brokers, properties), topic.to_owned());
-    asked(move || {
+    asked(brokers, move || {
         let consumer: BaseConsumer = client.create()?;
         let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_MAX)?;
         let partitions = metadata.topics().iter().flat_map(|t| t.partitions()).map(|p| p.id());
@@ -122,7 +121,7 @@ pub async fn partitions(
     topics: &[String],
 ) -> Result<BTreeMap<String, Option<usize>>, Fault> {
     let (client, topics) = (admin(brokers, properties), topics.to_vec());
-    asked(move || {
+    asked(brokers, move || {
         let consumer: BaseConsumer = client.create()?;
         let metadata = consumer.fetch_metadata(None, ANSWER_MAX)?;
         let found = |name: &String| {
@@ -136,11 +135,16 @@ pub async fn partitions(
 
 /// The client's questions block: they are asked on a thread of their own, which ends after [`ANSWER_MAX`] at the latest.
 pub(crate) async fn asked<T: Send + 'static>(
+    brokers: &str,
     question: impl FnOnce() -> Result<T, rdkafka::error::KafkaError> + Send + 'static,
 ) -> Result<T, Fault> {
     let (answer_tx, answer_rx) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || drop(answer_tx.send(question())));
     let answer =
         answer_rx.await.map_err(|_| Fault::new(FaultClass::Systemic, "kafka", "the asking thread ended"))?;
-    answer.map_err(|e| fault("no answer from Kafka; is it running, is kafka.brokers right?", &e))
+    answer.map_err(|e| unanswered(brokers, &e))
+}
+
+fn unanswered(brokers: &str, error: &rdkafka::error::KafkaError) -> Fault {
+    fault(&format!("no answer from Kafka at {brokers}; is it running, is kafka.brokers right?"), error)
 }

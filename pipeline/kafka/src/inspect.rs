@@ -37,7 +37,7 @@ pub async fn inspect(
     topics: &[String],
 ) -> Result<ClusterSeen, Fault> {
     let (client, names) = (admin(brokers, properties), topics.to_vec());
-    let mut seen = asked(move || {
+    let mut seen = asked(brokers, move || {
         let consumer: BaseConsumer = client.create()?;
         let metadata = consumer.fetch_metadata(None, ANSWER_MAX)?;
         let topic = |name: &String| {

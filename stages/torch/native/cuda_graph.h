@@ -1,11 +1,15 @@
 // What a call launches on a GPU, recorded once and launched again as a whole.
 #pragma once
+#include <torch/version.h>
+
 #include <cstddef>
 #include <functional>
 #include <memory>
 
-// libtorch's own graph, which keeps the memory of what it recorded. This binary does not link the CUDA library, so its functions are looked
-// up in the one that was opened at run time.
+// libtorch's own graph, which keeps the memory of what it recorded. The CUDA library is opened at run time only, so its functions are looked
+// up there, by the names of this version.
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11, "see whether at::cuda::CUDAGraph is still the same");
+
 class CudaGraph {
 public:
   // Whether the opened libraries have what is needed.

@@ -12,6 +12,7 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -27,6 +28,7 @@
 #include <new>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 struct spawn_module {
@@ -303,6 +305,17 @@ void outputs_free(spawn_outputs *outputs) { delete outputs; }
 
 void message_free(char *message) { free(message); }
 
+const char *version(char **message) {
+  return guarded<const char *>(message, [] {
+    const uint64_t opened = aoti_torch_abi_version();
+    if (opened != TORCH_ABI_VERSION) {
+      const auto part = [&](int shift) { return std::to_string(opened >> shift & 0xff); };
+      throw std::runtime_error("libtorch " + part(56) + "." + part(48) + "." + part(40) + " was opened, " TORCH_VERSION " was there at build time");
+    }
+    return TORCH_VERSION;
+  });
+}
+
 bool has_cuda_graphs() { return CudaGraph::available(); }
 
 int32_t cuda_devices(char **message) {
@@ -321,5 +334,5 @@ int32_t set_threads(int32_t intra, int32_t inter, char **message) {
 
 const spawn_functions spawn_torch = {
     module_load,   module_layers, module_device_bytes, module_empty_cache, module_free,      module_forward, outputs_count,
-    outputs_get,   outputs_free,  message_free,        TORCH_VERSION,      has_cuda_graphs,  cuda_devices,   set_threads,
+    outputs_get,   outputs_free,  message_free,        version,            has_cuda_graphs,  cuda_devices,   set_threads,
 };

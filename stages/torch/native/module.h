@@ -59,8 +59,8 @@ struct spawn_functions {
 
   void (*message_free)(char *message);
 
-  // Version of libtorch.
-  const char *version;
+  // Version of libtorch. An error where another one was opened than the library was built for.
+  const char *(*version)(char **message);
   // Whether the libraries that are open have CUDA graphs.
   bool (*has_cuda_graphs)();
   // How many GPUs libtorch can use with the libraries that are open.

@@ -22,25 +22,28 @@ fn open() -> Result<&'static Functions, String> {
     let file = in_memory().map_err(|e| format!("no memory file for the library beside libtorch: {e}"))?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // SAFETY: its initialisers, and those of libtorch, are made to run at any time before the first use.
-    // Lazy: of libtorch's functions few are ever called.
+    // Lazy: of libtorch's own functions few are ever called. The library itself is bound at once.
     let library = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_LOCAL) }.map_err(|e| {
-        format!("libtorch cannot be opened: {e}; the folder that LIBTORCH named at build time must be there")
+        format!("libtorch cannot be opened: {e}; it is looked for in {} and LD_LIBRARY_PATH", env!("SPAWN_LIBTORCH"))
     })?;
     // SAFETY: `native/module.h` says that this is its type.
     let table = *unsafe { library.get::<*const Functions>(b"spawn_torch\0") }.map_err(|e| e.to_string())?;
-    // Never closed.
-    std::mem::forget(library);
+    let _never_closed = library.into_raw();
     // SAFETY: a constant of the library.
-    unsafe { table.as_ref() }.ok_or_else(|| "the library beside libtorch is empty".into())
+    let functions = unsafe { table.as_ref() }.ok_or("the library beside libtorch is empty")?;
+    functions.version()?;
+    Ok(functions)
 }
 
 /// A file without a name that holds the library.
 fn in_memory() -> std::io::Result<File> {
+    // Nobody executes it as a program; kernels before 6.3 do not know how to be told so, some later ones insist.
+    let flags = [libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL, libc::MFD_CLOEXEC];
     // SAFETY: the name ends with NUL.
-    let descriptor = unsafe { libc::memfd_create(c"libspawn_torch.so".as_ptr(), libc::MFD_CLOEXEC) };
-    if descriptor < 0 {
+    let create = |flags| unsafe { libc::memfd_create(c"libspawn_torch.so".as_ptr(), flags) };
+    let Some(descriptor) = flags.into_iter().map(create).find(|descriptor| *descriptor >= 0) else {
         return Err(std::io::Error::last_os_error());
-    }
+    };
     // SAFETY: just opened, and nobody else's.
     let mut file = unsafe { File::from_raw_fd(descriptor) };
     file.write_all(LIBRARY)?;
@@ -48,6 +51,14 @@ fn in_memory() -> std::io::Result<File> {
 }
 
 impl Functions {
+    /// Version of libtorch; the error says that it is not the one that the library was built for.
+    pub(crate) fn version(&self) -> Result<&'static str, String> {
+        // SAFETY: the shim catches every exception.
+        let version = self.call(|message| unsafe { (self.version)(message) })?;
+        // SAFETY: without a message it is a constant string that ends with NUL.
+        Ok(unsafe { CStr::from_ptr(version) }.to_str().unwrap_or("unknown"))
+    }
+
     /// Makes a call that may leave a message, which is the error.
     pub(crate) fn call<T>(&self, call: impl FnOnce(*mut *mut c_char) -> T) -> Result<T, String> {
         let mut message: *mut c_char = std::ptr::null_mut();
@@ -118,13 +129,8 @@ pub(crate) struct Functions {
     pub(crate) outputs_get: unsafe extern "C" fn(*const Outputs, usize, *mut Output) -> bool,
     pub(crate) outputs_free: unsafe extern "C" fn(*mut Outputs),
     pub(crate) message_free: unsafe extern "C" fn(*mut c_char),
-    pub(crate) version: *const c_char,
+    version: unsafe extern "C" fn(message: *mut *mut c_char) -> *const c_char,
     pub(crate) has_cuda_graphs: unsafe extern "C" fn() -> bool,
     pub(crate) cuda_devices: unsafe extern "C" fn(message: *mut *mut c_char) -> i32,
     pub(crate) set_threads: unsafe extern "C" fn(intra: i32, inter: i32, message: *mut *mut c_char) -> i32,
 }
-
-// SAFETY: a table of constants.
-unsafe impl Send for Functions {}
-// SAFETY: as above.
-unsafe impl Sync for Functions {}

@@ -35,4 +35,4 @@ pub use error::LoadError;
 pub use golden::GoldenReport;
 pub use manifest::{Dtype, Manifest};
 pub use model::{TorchModel, Tuning};
-pub use runtime::{Device, Threads, cores_granted, init, passive_openmp, tune_malloc, version};
+pub use runtime::{Device, Threads, cores_granted, init, tune_malloc, version};

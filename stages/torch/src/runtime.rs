@@ -4,9 +4,8 @@
 //! a GPU is wanted. So a process without a model maps none of them, and a CPU process never those for CUDA.
 
 use crate::LoadError;
-use crate::ffi::functions;
+use crate::ffi::{Functions, functions};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use std::ffi::CStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -66,9 +65,10 @@ pub fn init(threads: Threads) -> Result<i32, LoadError> {
     let set = || {
         let functions = functions()?;
         // SAFETY: sets two numbers; the shim catches every exception.
-        functions.call(|message| unsafe { (functions.set_threads)(intra, INTER_OP, message) })
+        let set = functions.call(|message| unsafe { (functions.set_threads)(intra, INTER_OP, message) });
+        set.map_err(|e| format!("libtorch takes no threads: {e}"))
     };
-    DONE.get_or_init(set).clone().map_err(|e| LoadError::Runtime(format!("libtorch takes no threads: {e}")))
+    DONE.get_or_init(set).clone().map_err(LoadError::Runtime)
 }
 
 /// Cores that this process may use: the smallest of the machine, the affinity mask and the cgroup's quota (rounded down, at least 1).
@@ -102,21 +102,9 @@ pub fn tune_malloc() -> bool {
     }
 }
 
-/// OpenMP's helpers sleep between calls instead of spinning on the crew's cores, unless `OMP_WAIT_POLICY` says otherwise. To be called first
-/// in `main`, before a thread starts: the policy is read from the environment when libtorch is opened.
-pub fn passive_openmp() {
-    const POLICY: &str = "OMP_WAIT_POLICY";
-    if std::env::var_os(POLICY).is_none() {
-        // SAFETY: there is no other thread yet that could read the environment.
-        unsafe { std::env::set_var(POLICY, "PASSIVE") }
-    }
-}
-
 /// Version of libtorch, for example `2.11.0`. Opens it.
 pub fn version() -> Result<&'static str, LoadError> {
-    let functions = functions().map_err(LoadError::Runtime)?;
-    // SAFETY: a constant string that ends with NUL.
-    Ok(unsafe { CStr::from_ptr(functions.version) }.to_str().unwrap_or("unknown"))
+    functions().and_then(Functions::version).map_err(LoadError::Runtime)
 }
 
 /// Decides for a device that is there: never [`Device::Auto`].
@@ -168,8 +156,7 @@ pub(crate) fn open_cuda() -> Result<(), String> {
     // SAFETY: the library's initialisers are those of libtorch, made to run at any time before its first use of CUDA.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
         .map_err(|e| format!("{} cannot be opened: {e}", path.display()))?;
-    // Never closed.
-    std::mem::forget(library);
+    let _never_closed = library.into_raw();
     Ok(())
 }
 
