@@ -154,7 +154,9 @@ impl Source {
     /// all that is done with them.
     pub(crate) fn plain(&self) -> Option<(u32, usize)> {
         let params = &self.params;
-        let is_16_bits = [params.bits_per_sample, params.bits_per_coded_sample].iter().all(|bits| bits.is_none_or(|bits| bits == 16));
+        let is_16_bits = [params.bits_per_sample, params.bits_per_coded_sample]
+            .iter()
+            .all(|bits| bits.is_none_or(|bits| bits == 16));
         let channels = params.channels.as_ref().map_or(0, |channels| channels.count());
         let is_plain = params.codec == CODEC_ID_PCM_S16LE && is_16_bits && channels > 0;
         params.sample_rate.filter(|rate| is_plain && *rate > 0).map(|rate| (rate, channels))

@@ -24,7 +24,10 @@ fn open() -> Result<&'static Functions, String> {
     // SAFETY: its initialisers, and those of libtorch, are made to run at any time before the first use.
     // Lazy: of libtorch's own functions few are ever called. The library itself is bound at once.
     let library = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_LOCAL) }.map_err(|e| {
-        format!("libtorch cannot be opened: {e}; it is looked for in {} and LD_LIBRARY_PATH", env!("SPAWN_LIBTORCH"))
+        format!(
+            "libtorch cannot be opened: {e}; it is looked for in {} and LD_LIBRARY_PATH",
+            env!("SPAWN_LIBTORCH")
+        )
     })?;
     // SAFETY: `native/module.h` says that this is its type.
     let table = *unsafe { library.get::<*const Functions>(b"spawn_torch\0") }.map_err(|e| e.to_string())?;
