@@ -43,10 +43,12 @@ def read(name: str) -> dict | None:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """The keys of the first row are the columns."""
+    """The keys of the first row are the columns; what a later row lacks was not measured."""
     names = list(rows[0])
-    return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|",
-            *("| " + " | ".join("" if row[n] is None else f"{row[n]:,}" if isinstance(row[n], int) else str(row[n]) for n in names) + " |" for row in rows)]
+
+    def cell(value) -> str:
+        return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|", *("| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows)]
 
 
 def stages(found: dict) -> str:
