@@ -37,6 +37,9 @@ use output::Output;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// Threads that read files and ask for names. Each keeps an allocator's pages, and a fetch window without a bound had 150 of them.
+const BLOCKING_THREADS: usize = 16;
+
 /// Parses the arguments, runs the command, returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli::Cli::try_parse_from(args) {
@@ -67,7 +70,11 @@ fn run(cli: cli::Cli, out: Output) -> Outcome {
     if let Ok(step) = std::env::var("SPAWN_DIE_AT") {
         spawn_engine::steps::die_at(step);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("runtime").build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("runtime")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
     let result = runtime.block_on(commands::run(cli.command, loaded, out));
     // Threads of a driver that hangs must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
