@@ -237,9 +237,12 @@ fn run(
             Some((rate, channels)) => {
                 Ok(line.take(rate, channels, |mixer| mixer.mix_s16(&packet.data, channels)))
             }
-            None => decoder.decode(&packet).map(|audio| {
-                let channels = audio.spec().channels().count();
-                line.take(audio.spec().rate(), channels, |mixer| mixer.mix(&audio))
+            None => decoder.decode(&packet).map(|audio| match audio.is_empty() {
+                true => Ok(()),
+                false => {
+                    let channels = audio.spec().channels().count();
+                    line.take(audio.spec().rate(), channels, |mixer| mixer.mix(&audio))
+                }
             }),
         };
         match taken {
@@ -275,9 +278,6 @@ impl Line<'_> {
     ) -> Result<(), Rejection> {
         source::check_channels(channels)?;
         let mono = mix(self.mixer);
-        if mono.is_empty() {
-            return Ok(());
-        }
         let resampler = match &mut self.resampler {
             Some(resampler) if self.rate == rate => resampler,
             Some(_) => {
