@@ -128,8 +128,9 @@ fn a_broker_that_is_slow_to_answer_is_named_at_each_look() {
     }
     producer.flush(Duration::from_secs(60)).unwrap();
     world.run(&["migrate"]);
-    cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
-    // This broker lets a group gather for longer than the others' session, and is asked for the topic's id before each write.
+    cluster.broker_round_trip_time(1, Duration::from_millis(150)).unwrap();
+    // This broker lets a group gather for longer than the others' session. It is asked for the topic's id before each write, so those
+    // are few: shares are those of a second.
     let patient =
         ["--pipeline", "text", "--set", "kafka.session_timeout_ms=10000", "--set", "line.linger_ms=3000"];
     Watched::start(&world, &patient, &[]).must_name("poll");
