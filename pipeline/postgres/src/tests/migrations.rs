@@ -54,7 +54,8 @@ async fn vectors_of_before_segments_become_the_first_one_with_their_index() {
     with_empty_db(|db: Db| async move {
         migrator().run_direct(Some(10), &mut db.connection().await, false).await.unwrap();
         // A sink of today asks for this; at that time there was no such thing.
-        db.execute("CREATE FUNCTION spawn.own_generation(int, text, text) RETURNS void LANGUAGE sql AS ''").await;
+        db.execute("CREATE FUNCTION spawn.own_generation(int, text, text) RETURNS void LANGUAGE sql AS ''")
+            .await;
         let sink = db.sink().await;
         let mut p = claim(&sink, 0).await;
         let old = envelope(&p, 0, "old", Body::Work(inferred("old", &[[1.0, 0.0, 0.0, 0.0]])));
