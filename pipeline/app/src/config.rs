@@ -67,7 +67,7 @@ section!(
 );
 section!(
     /// `[lanes]`
-    Lanes { bulk_share: f64, live_p95_seconds: f64, live_lag_seconds: f64 }
+    Lanes { bulk_share: f64, bulk_call_ms: u64, live_p95_seconds: f64, live_lag_seconds: f64 }
 );
 section!(
     /// `[reuse]`

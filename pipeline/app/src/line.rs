@@ -169,7 +169,7 @@ impl Runtime {
         boxed.iter().flatten().for_each(|model| crate::telemetry::model(model.spec()));
         let on_gpu = boxed.iter().flatten().any(|model| model.spec().device.starts_with("cuda"));
         let callers = if on_gpu { GPU_CALLERS } else { callers(&settings) };
-        let device = Device::start(callers, &boxed, rules(&settings))?;
+        let device = Device::start(callers, &boxed, rules(&settings, pipelines))?;
         let shares = shares(&settings, pipelines)?;
         Ok(Self { settings, crew, device, models, shares, model_infos })
     }
@@ -372,9 +372,11 @@ fn lane(pipeline: &PipelineSettings) -> Lane {
 }
 
 /// How the lanes share the device.
-fn rules(settings: &Settings) -> LaneRules {
+fn rules(settings: &Settings, pipelines: &[PipelineSettings]) -> LaneRules {
     let lanes = &settings.lanes;
+    let live = pipelines.iter().any(|pipeline| lane(pipeline) == Lane::Live);
     LaneRules {
+        bulk_call_max: live.then(|| Duration::from_millis(lanes.bulk_call_ms)),
         bulk_share: lanes.bulk_share,
         live_p95_max: Duration::from_secs_f64(lanes.live_p95_seconds),
         live_lag_max: Duration::from_secs_f64(lanes.live_lag_seconds),

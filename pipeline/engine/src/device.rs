@@ -5,6 +5,7 @@
 //! there several calls run side by side, each on its share of the cores.
 
 use crate::bisect::Careful;
+use crate::brief::CallTimes;
 use crate::health::Step;
 use crate::lanes::{Lane, LaneRules, Lanes, LatePipelines, Turn};
 use crate::meter::NamedThreads;
@@ -62,6 +63,7 @@ struct Queue {
 struct State {
     calls: Lanes<Call>,
     late: LatePipelines,
+    times: CallTimes,
     threads: usize,
     closed: bool,
 }
@@ -109,7 +111,8 @@ impl Device {
         let specs = models.map(|model| (model.spec().name.clone(), model.spec().clone())).collect();
         let (calls, late) = (Lanes::new(rules.bulk_share), LatePipelines::new());
         let count = callers.max(1) * devices.len();
-        let state = Mutex::new(State { calls, late, threads: count, closed: false });
+        let times = CallTimes::default();
+        let state = Mutex::new(State { calls, late, times, threads: count, closed: false });
         let queue = Arc::new(Queue { rules, state, changed: Condvar::new() });
         let threads = (0..count).map(|n| {
             let models = devices[n % devices.len()]
@@ -147,6 +150,14 @@ impl DeviceHandle {
     /// The model's description, if the device has it.
     pub fn spec(&self, model: &str) -> Option<&ModelSpec> {
         self.specs.get(model)
+    }
+
+    /// What one call of this lane may hold: less than the model allows where live work would wait too long for its end.
+    pub fn call_limits(&self, lane: Lane, spec: &ModelSpec) -> ModelSpec {
+        match self.rules().bulk_call_max.filter(|_| lane == Lane::Bulk) {
+            Some(call_max) => self.queue.0.lock().times.limited(spec, call_max),
+            None => spec.clone(),
+        }
     }
 
     /// How the lanes share the device.
@@ -240,15 +251,17 @@ fn serve(mut models: HashMap<Arc<str>, Careful>, queue: &Queue) {
             None => {
                 Err(Fault::new(FaultClass::Operator, "model", format!("no model `{model}` on this device")))
             }
-            Some(model) => {
+            Some(careful) => {
                 let refs: Vec<&Features> = chunks.iter().collect();
-                let answer = model.infer(&refs);
-                device_bytes = model.device_bytes();
+                let answer = careful.infer(&refs);
+                device_bytes = careful.device_bytes();
                 answer
             }
         };
         drop(working);
         let (took, cpu) = (started.elapsed(), threads.cpu().saturating_sub(cpu));
+        let cost = chunks.len() * chunks.iter().map(Features::length).max().unwrap_or(0);
+        queue.lock().times.took(&model, cost, took);
         drop(answer_tx.send(answer.map(|results| Answer { results, took, cpu, device_bytes })));
     }
 }

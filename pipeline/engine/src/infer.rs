@@ -122,7 +122,7 @@ impl Infer {
         chunks: &mut [Option<Features>],
     ) -> Result<Vec<Result<Inference, Refusal>>, Fault> {
         let lengths: Vec<usize> = chunks.iter().map(|c| c.as_ref().map_or(0, Features::length)).collect();
-        let calls = plan(&lengths, &self.spec);
+        let calls = plan(&lengths, &self.device.call_limits(self.lane, &self.spec));
         let answers = calls.iter().map(|call| {
             let longest = call.iter().map(|i| lengths[*i]).max().unwrap_or(0);
             let useful: usize = call.iter().map(|i| lengths[*i]).sum();

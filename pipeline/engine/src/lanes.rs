@@ -27,11 +27,18 @@ pub struct LaneRules {
     pub live_p95_max: Duration,
     /// Bulk yields while live records are older than this when they are taken in.
     pub live_lag_max: Duration,
+    /// Bulk calls are cut so that they take no longer; none where no live work comes.
+    pub bulk_call_max: Option<Duration>,
 }
 
 impl Default for LaneRules {
     fn default() -> Self {
-        Self { bulk_share: 0.1, live_p95_max: Duration::from_secs(2), live_lag_max: Duration::from_secs(5) }
+        Self {
+            bulk_share: 0.1,
+            live_p95_max: Duration::from_secs(2),
+            live_lag_max: Duration::from_secs(5),
+            bulk_call_max: None,
+        }
     }
 }
 

@@ -16,13 +16,14 @@
 //!
 //! Outside the line: [`mod@redrive`] tries deferred records again, `reuse` finds what was computed before.
 //!
-//! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference threads), [`mod@lanes`] (who goes first),
+//! Shared parts: [`mod@ordered`] (parallel work, results in order), [`mod@crew`] (CPU threads), [`mod@device`] (the inference threads), [`mod@lanes`] (who goes first; `brief`: for how long),
 //! [`mod@budget`] (byte pools), [`mod@claims`] (who owns what), [`mod@health`] (what moves), [`mod@meter`] and [`mod@telemetry`], [`mod@steps`] (where tests let it die).
 
 pub mod admit;
 pub mod batcher;
 pub mod bisect;
 pub mod bottleneck;
+mod brief;
 pub mod budget;
 pub mod claims;
 pub mod crew;

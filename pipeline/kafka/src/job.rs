@@ -91,17 +91,22 @@ impl<'a> Raw<'a> {
         std::str::from_utf8(value).map(Some).map_err(|_| field(&format!("header {name}"), "UTF-8 text"))
     }
 
+    /// Without parameters.
+    fn media_type(&self) -> Option<&'a str> {
+        self.text("content-type").map(|t| t.split(';').next().unwrap_or(t).trim())
+    }
+
     /// Lower case and without parameters.
     fn content_type(&self) -> Option<String> {
-        self.text("content-type").map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase())
+        self.media_type().map(str::to_ascii_lowercase)
     }
 
     fn form(&self) -> Form {
         let binary = ["ce_specversion", "ce_id", "ce_dataref"].iter().any(|name| self.header(name).is_some());
-        match self.content_type().as_deref() {
-            Some("application/cloudevents+json") => Form::Structured,
+        match self.media_type() {
+            Some(t) if t.eq_ignore_ascii_case("application/cloudevents+json") => Form::Structured,
             _ if binary => Form::Binary,
-            Some("application/json") => Form::Plain,
+            Some(t) if t.eq_ignore_ascii_case("application/json") => Form::Plain,
             // Text that begins with a brace is rarely meant as text; a text pipeline's producers say `text/plain`.
             None if self.value.is_some_and(|v| looks_like_job(v)) => Form::Plain,
             _ => Form::Media,

@@ -2,8 +2,7 @@
 
 use crate::config::reader;
 use crate::errors::fault;
-use crate::stamp::headers;
-use bytes::Bytes;
+use crate::stamp::{Parts, copy};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -101,11 +100,10 @@ pub async fn record_at(
     spawn("record-at", move || {
         let mut found = None;
         let read = each(&consumer, |message| {
-            found = (message.offset() == offset).then(|| StoredRecord {
-                key: message.key().map(Bytes::copy_from_slice),
-                value: message.payload().map(Bytes::copy_from_slice),
-                headers: headers(message).0,
-                timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+            found = (message.offset() == offset).then(|| {
+                let Parts { key, value, headers, .. } = copy(message);
+                let timestamp_ms = message.timestamp().to_millis().unwrap_or(0);
+                StoredRecord { key, value, headers, timestamp_ms }
             });
             false
         });
