@@ -3,6 +3,7 @@
 use crate::config::reader;
 use crate::errors::fault;
 use crate::stamp::{Parts, copy};
+use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
