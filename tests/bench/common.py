@@ -7,6 +7,7 @@ changes between rounds, rarely within one.
 """
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ def _default_cache():
 
 
 CACHE = Path(os.environ.get("SPAWN_CACHE") or _default_cache())
+PYTHON = CACHE / "venv" / "bin" / "python"
 DATA = Path(os.environ.get("SPAWN_DATA") or CACHE / "data")
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or CACHE / "target")
 
@@ -70,6 +72,18 @@ def torch_python(packages):
         (site / "torch-of-the-project.pth").write_text(f"{theirs}\n")
     subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True, stdout=sys.stderr)
     return python
+
+
+def aoti_package(model, threads):
+    """The AOTInductor package of a model's folder for so many threads, made where it is not there yet; see `aoti`."""
+    version = hashlib.sha256((model / "model.pt").read_bytes()).hexdigest()[:12]
+    torch = next((CACHE / "venv" / "lib").glob("python*/site-packages/torch-*.dist-info")).name.split("-")[1]
+    path = CACHE / "bench" / f"{model.name}-{version}-{torch}-{threads}.pt2"
+    if not path.exists():
+        say(f"compiling {path.name}")
+        path.parent.mkdir(exist_ok=True)
+        subprocess.run([PYTHON, Path(__file__).parent / "aoti", "--make", model.name, path, str(threads)], check=True, stdout=sys.stderr)
+    return path
 
 
 def good(modality):

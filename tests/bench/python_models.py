@@ -1,6 +1,7 @@
 """What the Python peers make of bytes: the same preparation, TorchScript model and pooling as ours, by Pillow, librosa and tokenizers.
 
-`embedder(settings)` with modality (image, audio, text or sentences), model (its folder), tuned, threads and batch. `prepare(values)` is the CPU's
+`embedder(settings)` with modality (image, audio, text or sentences), model (its folder), package (of the model, by AOTInductor, or none), tuned,
+threads and batch. `prepare(values)` is the CPU's
 part, which a tuned worker does ahead in a thread of its own; `infer` makes a vector and a label of each value.
 """
 
@@ -26,7 +27,7 @@ class Embedder:
         self.home = Path(settings["model"])
         self.spec = tomllib.loads((self.home / "model.toml").read_text())["preparation"]
         self.batch, self.tuned = settings["batch"], settings["tuned"]
-        self.model, self.variant = load(self.home, self.tuned, lambda: example(self.batch, self.spec))
+        self.model, self.variant = load(self.home, settings["package"], self.tuned, lambda: example(self.batch, self.spec))
         self.pool = ThreadPoolExecutor(settings["threads"]) if self.tuned and settings["threads"] > 1 else None
 
     def each(self, prepare, values):
@@ -194,8 +195,22 @@ def pooled(items, owners, vectors):
     return [(row, None) for row in sums / numpy.linalg.norm(sums, axis=1, keepdims=True)]
 
 
-def load(home, tuned, example):
-    """The model, and in words how it was loaded. Tuned: the faster one of two ways, by calls with `example()`."""
+class Packaged:
+    """An AOTInductor package. One of a fixed batch is given that many rows, and its answers are cut."""
+
+    def __init__(self, path, example):
+        self.run, self.rows = torch._inductor.aoti_load_package(path), len(example[0])
+
+    def __call__(self, *columns):
+        count = len(columns[0])
+        if count < self.rows:
+            columns = [torch.cat([column, column[:1].expand(self.rows - count, *column.shape[1:])]) for column in columns]
+        made = self.run(*columns)
+        return tuple(part[:count] for part in made) if isinstance(made, (tuple, list)) else made[:count]
+
+
+def load(home, package, tuned, example):
+    """The model, and in words how it was loaded. Tuned: the fastest one of two or three ways, by calls with `example()`."""
     def loaded():
         return torch.jit.load(str(home / "model.pt"), map_location="cpu").eval()
 
@@ -208,7 +223,11 @@ def load(home, tuned, example):
     # The first calls of the profiling executor compile for the shapes that they see.
     torch._C._jit_set_profiling_executor(False)
     models = {"freeze": frozen(), "freeze, optimize_for_inference": torch.jit.optimize_for_inference(frozen())}
-    seconds, given = {way: [] for way in models}, example()
+    given = example()
+    if package:
+        import torch._inductor
+        models["AOTInductor package"] = Packaged(package, given)
+    seconds = {way: [] for way in models}
     with torch.inference_mode():
         for way in [*models] * (WARM + CALLS):
             started = time.perf_counter()

@@ -61,8 +61,8 @@ def stages(found: dict) -> str:
         rate = f"{suite['amount'] / seconds / 1e6:.1f} MB/s" if suite["of"] == "bytes" else f"{suite['amount'] / seconds:,.0f} items/s"
         rates.append({"suite": suite["suite"], "microseconds": f"{seconds * 1e6:.1f}", "interval": f"{low} - {high}", "rate": rate})
     lines += [*table(rates), "", "## Allocations", "",
-              "For an item, by all threads, after three runs that let kept buffers grow. What is allocated beyond an item's bytes is the most that can have been copied."
-              " `write/made` is what the test itself makes and is part of the other rows of `write`. libtorch's own memory is not in here.", ""]
+              "For an item, by all threads, after three runs that let kept buffers grow. Copies into buffers that are kept are not in here: docs/performance.md"
+              " names them. `write/made` is what the test itself makes and is part of the other rows of `write`. libtorch's own memory is not in here.", ""]
     counts = [{"suite": a["name"], "bytes of an item": a["item_bytes"], "allocations": f"{a['allocations']:.1f}", "bytes allocated": f"{a['allocated_bytes']:,.0f}"}
               for a in found["allocations"]]
     return "\n".join([*lines, *table(counts)]) + "\n"
@@ -71,8 +71,9 @@ def stages(found: dict) -> str:
 def profile(found: dict) -> str:
     lines = ["# Where the time goes", "", f"Made by `make bench AREA=profile` at {short(found['commit'])} on {on(found['machine'])}: functions by their share of the samples of CPU time."]
     for name, rows in found["profiles"].items():
-        told = [{"%": f"{row['percent']:.1f}", "library": row["library"], "function": row["function"].replace("|", "\\|")} for row in rows]
-        lines += ["", f"## {name[0].upper()}{name[1:]}", "", *(table(told) if told else ["Nothing was sampled."])]
+        told = [{"%": f"{row['percent']:.1f}", "library": row["library"], "function": row["function"].replace("|", "\\|")} for row in rows["functions"]]
+        libraries = ", ".join(f"{library} {percent} %" for library, percent in rows["libraries"].items())
+        lines += ["", f"## {name[0].upper()}{name[1:]}", "", f"By library: {libraries}.", "", *(table(told) if told else ["No function has 1 %."])]
     return "\n".join(lines) + "\n"
 
 

@@ -8,8 +8,10 @@ use crate::fetch::Fetched;
 use crate::meter::{Meter, State};
 use crate::reuse::{Lookup, Reuse};
 use crate::steps::reached;
+use crate::telemetry::Stats;
 use spawn_core::{Entry, Hold, Rejection, Stage};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 /// Media that may be decoded.
@@ -31,7 +33,7 @@ pub(crate) async fn admit(
     decoded: Share,
     claims: Claims,
     reuse: Reuse,
-    meter: Arc<Meter>,
+    (meter, stats): (Arc<Meter>, Arc<Stats>),
 ) {
     while let Some(entry) = meter.during(State::Starved, entries.recv()).await {
         if !claims.is_current(entry.partition(), entry.claim()) {
@@ -46,7 +48,9 @@ pub(crate) async fn admit(
                     Some(mut fetched) => Some(match footprint(&*stage, &fetched) {
                         Ok(bytes) => {
                             let lookup = reuse.look_up(fetched.media.content);
+                            let begun = Instant::now();
                             let decoded = meter.during(State::Blocked, decoded.acquire(bytes)).await;
+                            stats.stage_took("admit", begun.elapsed());
                             Ok(Decodable { fetched, decoded, lookup })
                         }
                         Err(rejection) => {

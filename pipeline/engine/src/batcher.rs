@@ -55,8 +55,10 @@ pub(crate) async fn batched(
                 let Ok(permit) = permit else { return };
                 meter.enter(State::Busy);
                 reached("batched");
+                let waited = unit.since.elapsed();
                 if let Some(batch) = unit.cut() {
                     stats.dispatched(reason.unwrap_or("end"), batch.envelopes.len());
+                    stats.stage_took("batch", waited);
                     meter.add_items(batch.envelopes.len() as u64);
                     permit.send(batch);
                 }

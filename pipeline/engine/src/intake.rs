@@ -19,6 +19,7 @@ use spawn_core::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 
 /// A payload with room for its bytes.
@@ -70,8 +71,10 @@ impl Intake {
                 Ok(Event::Records(envelopes)) => {
                     for mut envelope in envelopes {
                         envelope.holds.push(self.stats.take(envelope.record.timestamp_ms));
+                        let begun = Instant::now();
                         let entry =
                             Entry::Item(admit_raw(envelope, &*self.fetch, &self.raw, &self.meter).await);
+                        self.stats.stage_took("intake", begun.elapsed());
                         if self.send(&out, entry).await.is_err() {
                             return Ok(());
                         }

@@ -270,6 +270,7 @@ impl Pipeline {
         let mut verbs = JoinSet::new();
         let fetching =
             fetch_ordered(admitted, fetched_tx, fetch, limits.fetch_window, fetch_m, stats_f, suspects);
+        let admit_m = (admit_m, stats.clone());
         let admitting = admit(fetched, decodable_tx, gate_stage, gate, gate_claims, reuse.clone(), admit_m);
         let preparing = prepare_ordered(decodable, ready_tx, stage, crew, reuse, prepare_m, stats_p);
         let pace = Arc::new(Pace::new(&limits.unit));

@@ -157,7 +157,7 @@ fn start(
         gate,
         claims.clone(),
         reuse.clone(),
-        meter("admit"),
+        (meter("admit"), stats.clone()),
     )));
     let (stage, crew) = (parts.stage.fork(), (parts.crew.clone(), parts.lane));
     verbs.spawn(inner(prepare_ordered(

@@ -196,9 +196,8 @@ fn moves(
         "fetch" => format!("a payload takes {took}: raise line.fetch_window and fetch.per_host_concurrency, or bring the store of the originals closer"),
         "admit" | "intake" if full("decoded") => "memory.decoded_bytes is full: raise it, or lower the limits of the stage".into(),
         "prepare" => format!("a record takes {took} of a core: more cores or workers, or smaller originals"),
-        "batch" => format!("units of {batch:.0} records wait for company: lower line.linger_ms"),
         "infer" => format!(
-            "a unit takes {took} ({batch:.0} records, {:.0} % padding): a faster device (models.device), more cores or workers, a smaller model",
+            "a call takes {took} (units of {batch:.0} records, {:.0} % padding): a faster device (models.device), more cores or workers, a smaller model",
             100.0 * view.padding_ratio.unwrap_or(0.0)
         ),
         "write" => format!("a transaction takes {took} for {batch:.0} records: raise line.unit_records, or give PostgreSQL a faster disk or a shorter way"),

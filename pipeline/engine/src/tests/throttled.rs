@@ -5,7 +5,7 @@ use crate::bottleneck::{Shares, bottleneck};
 use crate::device::Device;
 use crate::fetch::{Fetch, Room};
 use crate::infer::tests::FakeModel;
-use crate::{LaneRules, Limits, Pipeline};
+use crate::{Budget, LaneRules, Limits, Pipeline};
 use spawn_core::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,17 @@ enum Slow {
     Prepare,
     Infer,
     Write,
+    /// Room for one record's decoded bytes.
+    Admit,
+    /// Room for one record's raw bytes.
+    Intake,
+}
+
+impl Slow {
+    /// Where memory is short it is that which makes the others wait: together they take long, each of them works for a part of the time.
+    fn slows(self, verb: Self) -> bool {
+        self == verb || matches!(self, Self::Admit | Self::Intake)
+    }
 }
 
 const RECORD: Duration = Duration::from_millis(4);
@@ -93,19 +104,27 @@ impl Sink for SlowSink {
 
 async fn named(slow: Slow) -> Option<String> {
     let sink = Arc::new(MemorySink::default());
-    let model: Box<dyn Model> = match slow {
-        Slow::Infer => Box::<SlowModel>::default(),
-        _ => Box::new(FakeModel::default()),
+    let model: Box<dyn Model> = match slow.slows(Slow::Infer) {
+        true => Box::<SlowModel>::default(),
+        false => Box::new(FakeModel::default()),
     };
     let device = Device::start(1, &[vec![model]], LaneRules::default()).expect("starts");
     let line = pipeline(MemorySource::new(), sink.clone(), &device);
     let limits = Limits { fetch_window: 1, ..line.limits };
     let mut line = Pipeline { limits, ..line };
+    if slow.slows(Slow::Fetch) {
+        line.fetch = Arc::new(SlowFetch);
+    }
+    if slow.slows(Slow::Prepare) {
+        line.stage = Box::new(SlowStage);
+    }
+    if slow.slows(Slow::Write) {
+        line.sink = Arc::new(SlowSink(sink.clone()));
+    }
     match slow {
-        Slow::Fetch => line.fetch = Arc::new(SlowFetch),
-        Slow::Prepare => line.stage = Box::new(SlowStage),
-        Slow::Write => line.sink = Arc::new(SlowSink(sink.clone())),
-        Slow::Infer => {}
+        Slow::Admit => line.decoded = Budget::new("decoded", 1).share(0, 0),
+        Slow::Intake => line.raw = Budget::new("raw", 1).share(0, 0),
+        _ => {}
     }
     let stats = line.stats();
     let run = line.run(stats, std::future::pending());
@@ -124,9 +143,14 @@ async fn named(slow: Slow) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_verb_is_slow_is_named() {
-    for (slow, name) in
-        [(Slow::Fetch, "fetch"), (Slow::Prepare, "prepare"), (Slow::Infer, "infer"), (Slow::Write, "write")]
-    {
+    for (slow, name) in [
+        (Slow::Intake, "intake"),
+        (Slow::Fetch, "fetch"),
+        (Slow::Admit, "admit"),
+        (Slow::Prepare, "prepare"),
+        (Slow::Infer, "infer"),
+        (Slow::Write, "write"),
+    ] {
         assert_eq!(named(slow).await.as_deref(), Some(name));
     }
 }
