@@ -199,7 +199,8 @@ class Packaged:
     """An AOTInductor package. One of a fixed batch is given that many rows, and its answers are cut."""
 
     def __init__(self, path, example):
-        self.run, self.rows = torch._inductor.aoti_load_package(path), len(example[0])
+        from torch._inductor import aoti_load_package
+        self.run, self.rows = aoti_load_package(path), len(example[0])
 
     def __call__(self, *columns):
         count = len(columns[0])
@@ -225,7 +226,6 @@ def load(home, package, tuned, example):
     models = {"freeze": frozen(), "freeze, optimize_for_inference": torch.jit.optimize_for_inference(frozen())}
     given = example()
     if package:
-        import torch._inductor
         models["AOTInductor package"] = Packaged(package, given)
     seconds = {way: [] for way in models}
     with torch.inference_mode():
