@@ -299,9 +299,11 @@ impl Poller {
         let outbox = &self.consumer.context().outbox;
         let (mut wait, mut room) = (POLL_MAX, true);
         while room {
-            let asked = Instant::now();
+            let asked = (!wait.is_zero()).then(Instant::now);
             let polled = self.consumer.poll(wait);
-            self.times.waited(asked.elapsed(), self.paused);
+            if let Some(asked) = asked {
+                self.times.waited(asked.elapsed(), self.paused);
+            }
             wait = Duration::ZERO;
             match polled {
                 None => break,
