@@ -35,28 +35,27 @@ use clap::error::ErrorKind;
 use exit::{Code, OrExit, Outcome};
 use output::Output;
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 /// Threads that read files and ask for names. Each keeps an allocator's pages, and a fetch window without a bound had 150 of them.
 const BLOCKING_THREADS: usize = 16;
 
 /// Parses the arguments, runs the command, returns its exit code.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match cli::Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to do where even the message cannot be written.
             let _written = error.print();
             let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if wanted { 0 } else { Code::Usage as u8 });
+            return if wanted { 0 } else { Code::Usage as u8 };
         }
     };
     let out = Output { json: cli.common.json, quiet: cli.common.quiet };
     match run(cli, out) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
             Output { quiet: false, ..out }.note(format_args!("error: {:#}", failure.error));
-            ExitCode::from(failure.code as u8)
+            failure.code as u8
         }
     }
 }

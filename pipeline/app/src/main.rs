@@ -1,16 +1,20 @@
 //! The binary: the allocators and OpenMP's policy, which must be set before anything else runs, then the library.
 
 use mimalloc::MiMalloc;
-use std::process::ExitCode;
+use std::io::Write;
 
 // Rust's own allocations stay out of glibc's single arena, which libtorch needs for itself (see ARCHITECTURE.md, "Memory").
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-fn main() -> ExitCode {
+fn main() {
     spawn_torch::tune_malloc();
     passive_openmp();
-    spawn_app::main(std::env::args_os())
+    let code = spawn_app::main(std::env::args_os());
+    // Nothing is left to do where even this cannot be written.
+    let _written = std::io::stdout().flush();
+    // A model call may be under way still, and libtorch's destructors would take away what it works with.
+    spawn_app::exit::leave(code)
 }
 
 /// Helpers of OpenMP sleep between calls instead of spinning on the crew's cores (measured: half of the images/s), unless
