@@ -16,7 +16,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 /// Most records handed over at once: enough to spare wake-ups, few enough to be fair between partitions.
-pub(crate) const RECORDS_PER_EVENT: usize = 256;
+pub(crate) const RECORDS_PER_EVENT: usize = 64;
 /// Most bytes handed over at once, unless one record alone has more.
 const BYTES_PER_EVENT: usize = 4 << 20;
 /// What an event costs beside keys, values and headers, so that many small ones have a bound too.
