@@ -77,7 +77,7 @@ def torch_python(packages):
 def aoti_package(model, threads):
     """The AOTInductor package of a model's folder for so many threads, made where it is not there yet; see `aoti`."""
     version = hashlib.sha256((model / "model.pt").read_bytes()).hexdigest()[:12]
-    torch = next((CACHE / "venv" / "lib").glob("python*/site-packages/torch-*.dist-info")).name.split("-")[1]
+    torch = next((CACHE / "venv" / "lib").glob("python*/site-packages/torch-*.dist-info")).name.split("-")[1].removesuffix(".dist")
     path = CACHE / "bench" / f"{model.name}-{version}-{torch}-{threads}.pt2"
     if not path.exists():
         say(f"compiling {path.name}")
