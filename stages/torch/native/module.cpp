@@ -222,6 +222,7 @@ spawn_module *module_load(const char *path, const spawn_options *options, char *
       if (options->observed != nullptr) {
         auto *observed = const_cast<float *>(options->observed);
         layers += convolution_by_int8(graph, at::from_blob(observed, {static_cast<int64_t>(options->observed_count)}, at::kFloat));
+        convolution_by_onednn(graph, at::kFloat);
       }
       if (layers == 0) {
         throw std::invalid_argument("dtype int8: the module has no linear layer or convolution with constant f32 weights");

@@ -125,7 +125,7 @@ fn calibrate(folder: &Path, media: &Path, settings: &Settings, out: Output) -> O
     if !calibrate_model(folder, &chunks).or_exit(Code::Data)? {
         return Err(Failure::new(
             Code::Usage,
-            "--calibrate: the model has no convolution to observe".to_owned(),
+            "--calibrate: the model has no convolution behind its first one, which stays in f32".to_owned(),
         ));
     }
     Ok(unseen)
