@@ -32,21 +32,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "arrival" => in_order,
         _ => return Err(format!("order {order}").into()),
     };
-    let (mut took, mut calls, mut padded, mut sum) = (Vec::new(), 0, 0, 0.0);
+    let (mut took, mut calls, mut padded, mut sum, mut chunks_before) = (Vec::new(), 0, 0, 0.0, 0);
     let started = Instant::now();
     for unit in records.chunks(unit) {
         let begun = Instant::now();
         let chunks: Vec<&Features> = unit.iter().flatten().collect();
         let lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.length()).collect();
+        let before = chunks_before;
+        chunks_before += chunks.len();
         for call in cut(&lengths, &spec) {
             let inputs: Vec<&Features> = call.iter().map(|i| chunks[*i]).collect();
             let answers = model.infer(&inputs).map_err(|fault| fault.to_string())?;
-            // What the two sides are compared by, in whatever order they call.
-            sum += answers
-                .iter()
-                .flat_map(|a| a.embedding.iter())
-                .map(|e| f64::from(e.as_slice()[0]))
-                .sum::<f64>();
+            // What the two sides are compared by, in whatever order they call: a vector that went to another chunk weighs something else there.
+            for (i, answer) in call.iter().zip(&answers) {
+                let elements = answer.embedding.iter().flat_map(|e| e.as_slice());
+                let of_elements: f64 = elements.enumerate().map(|(at, e)| weight(at) * f64::from(*e)).sum();
+                sum += weight(before + i) * of_elements;
+            }
             calls += 1;
             padded += call.len() * call.iter().map(|i| lengths[*i]).max().unwrap_or(0);
         }
@@ -64,6 +66,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     );
     Ok(())
+}
+
+/// Between 0 and 1, another one for each number below 65,536.
+fn weight(number: usize) -> f64 {
+    f64::from((number as u16).wrapping_mul(40_503)) / f64::from(u16::MAX)
 }
 
 /// The chunks of each text.

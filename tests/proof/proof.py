@@ -33,9 +33,12 @@ def commit() -> str:
 
 
 def machine() -> dict:
-    """The processor and how many cores this process may use (affinity and cgroup quota)."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    """The processor, with the numbers that tell apart those of one name, and how many cores this process may use (affinity and cgroup quota)."""
+    first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    cpu = told.get("model name", platform.machine())
+    if "cpu family" in told:
+        cpu += f" ({told['cpu family']}/{told['model']})"
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
